@@ -1,0 +1,265 @@
+//! The table that decides who takes part in which operation.
+//!
+//! One thread runs operations (the data path); one thread changes the membership
+//! (the agent). They share this block and nothing else. In the GPU form the same
+//! words live in device memory, so every rule here is a rule about plain words:
+//!
+//! - a rank takes part in epoch `e` if `active_from <= e < active_until`;
+//! - a rank is masked by lowering `active_until`, by either side;
+//! - a rank is admitted by the agent only, only after it was masked and after
+//!   every operation that began before the mask has ended ([`Control::quiesce`]);
+//! - the data path begins no operation at or beyond `run_limit`, which is how the
+//!   agent promises the other ranks that an agreed epoch still lies ahead.
+
+use crate::ids::{Epoch, Incarnation, Rank, RankSet};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+const NEVER: u64 = u64::MAX;
+
+#[derive(Debug)]
+struct Entry {
+    active_from: AtomicU64,
+    active_until: AtomicU64,
+    incarnation: AtomicU32,
+}
+
+/// When a rank takes part, and in which life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Participation {
+    /// First epoch in which the rank takes part.
+    pub active_from: Epoch,
+    /// First epoch in which it does not any more.
+    pub active_until: Epoch,
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+}
+
+/// Epoch counter, membership table and run limit of one rank.
+#[derive(Debug)]
+pub struct Control {
+    entries: Vec<Entry>,
+    next_epoch: AtomicU64,
+    run_limit: AtomicU64,
+    // Operations begun and ended, refused ones counted in both.
+    begun: AtomicU64,
+    ended: AtomicU64,
+    own_incarnation: AtomicU32,
+}
+
+impl Control {
+    /// A table for `capacity` ranks, nobody active, next epoch 0, no run limit.
+    #[must_use]
+    pub fn new(capacity: u32, own: Incarnation) -> Self {
+        let entries = (0..capacity)
+            .map(|_| Entry {
+                active_from: AtomicU64::new(NEVER),
+                active_until: AtomicU64::new(0),
+                incarnation: AtomicU32::new(0),
+            })
+            .collect();
+        Self {
+            entries,
+            next_epoch: AtomicU64::new(0),
+            run_limit: AtomicU64::new(NEVER),
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            own_incarnation: AtomicU32::new(own.0),
+        }
+    }
+
+    /// This rank's own incarnation, which its signals carry.
+    #[must_use]
+    pub fn own_incarnation(&self) -> Incarnation {
+        Incarnation(self.own_incarnation.load(SeqCst))
+    }
+
+    /// Ranks that the table holds.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.entries.len() as u32
+    }
+
+    /// The table's row for `rank`, or `None` beyond the capacity.
+    #[must_use]
+    pub fn participation(&self, rank: Rank) -> Option<Participation> {
+        self.entries.get(rank.index()).map(|entry| Participation {
+            active_from: Epoch(entry.active_from.load(SeqCst)),
+            active_until: Epoch(entry.active_until.load(SeqCst)),
+            incarnation: Incarnation(entry.incarnation.load(SeqCst)),
+        })
+    }
+
+    /// Whether `rank` takes part in `epoch`. Cheap: wait loops ask it again and again.
+    #[must_use]
+    pub fn is_active(&self, rank: Rank, epoch: Epoch) -> bool {
+        self.entries.get(rank.index()).is_some_and(|entry| {
+            entry.active_from.load(SeqCst) <= epoch.0 && epoch.0 < entry.active_until.load(SeqCst)
+        })
+    }
+
+    /// Fills `set` with the ranks that take part in `epoch`.
+    pub fn active(&self, epoch: Epoch, set: &mut RankSet) {
+        set.clear();
+        for rank in (0..self.capacity()).map(Rank) {
+            if self.is_active(rank, epoch) {
+                set.insert(rank);
+            }
+        }
+    }
+
+    /// Masks `rank` from `epoch` on. Used by the data path when the rank did not
+    /// answer in that epoch; no effect on a life that begins later than `epoch`.
+    pub fn mask(&self, rank: Rank, epoch: Epoch) {
+        if let Some(entry) = self.entries.get(rank.index())
+            && entry.active_from.load(SeqCst) <= epoch.0
+        {
+            entry.active_until.fetch_min(epoch.0, SeqCst);
+        }
+    }
+
+    /// Masks `rank` at once and for every epoch. Used by the agent when it learns
+    /// of a death; wait loops see it and stop waiting.
+    pub fn mask_now(&self, rank: Rank) {
+        if let Some(entry) = self.entries.get(rank.index()) {
+            entry.active_until.store(0, SeqCst);
+        }
+    }
+
+    /// Admits `rank` from epoch `from` on. Only for a rank that is masked and
+    /// after [`Control::quiesce`], so that no operation still counts its last life.
+    pub fn admit(&self, rank: Rank, incarnation: Incarnation, from: Epoch) {
+        if let Some(entry) = self.entries.get(rank.index()) {
+            entry.incarnation.store(incarnation.0, SeqCst);
+            entry.active_from.store(from.0, SeqCst);
+            // Last: until now the row said "not active" whatever the other words were.
+            entry.active_until.store(NEVER, SeqCst);
+        }
+    }
+
+    /// The epoch that the next operation will have.
+    #[must_use]
+    pub fn next_epoch(&self) -> Epoch {
+        Epoch(self.next_epoch.load(SeqCst))
+    }
+
+    /// Sets the counter; for a newcomer that was admitted at `epoch`, between operations.
+    pub fn set_next_epoch(&self, epoch: Epoch) {
+        self.next_epoch.store(epoch.0, SeqCst);
+    }
+
+    /// Begins an operation, unless its epoch is at or beyond the run limit.
+    /// Only the data path calls it, and calls [`Control::end`] after it.
+    #[must_use]
+    pub fn try_begin(&self) -> Option<Epoch> {
+        let epoch = self.next_epoch.load(SeqCst);
+        self.begun.fetch_add(1, SeqCst);
+        // The limit is read after the operation was announced, and the agent reads
+        // the announcement after it set the limit: one of the two sees the other.
+        if epoch >= self.run_limit.load(SeqCst) {
+            self.ended.fetch_add(1, SeqCst);
+            return None;
+        }
+        self.next_epoch.store(epoch + 1, SeqCst);
+        Some(Epoch(epoch))
+    }
+
+    /// Begins an operation whatever the run limit says: for a data path that has
+    /// waited for a decision as long as it may.
+    #[must_use]
+    pub fn begin_beyond_limit(&self) -> Epoch {
+        self.run_limit.store(NEVER, SeqCst);
+        self.begun.fetch_add(1, SeqCst);
+        Epoch(self.next_epoch.fetch_add(1, SeqCst))
+    }
+
+    /// Ends the operation that was begun last.
+    pub fn end(&self) {
+        self.ended.fetch_add(1, SeqCst);
+    }
+
+    /// Promises to begin no operation at or beyond the returned epoch, which lies
+    /// `ahead` operations ahead of the counter, until [`Control::release`].
+    #[must_use]
+    pub fn promise(&self, ahead: u64) -> Epoch {
+        loop {
+            let limit = self.next_epoch.load(SeqCst).saturating_add(ahead.max(1));
+            self.run_limit.store(limit, SeqCst);
+            // Operations may have begun between the two lines above. Of those that
+            // read the old limit, at most one has not moved the counter yet, and its
+            // epoch is what the counter shows now.
+            if self.next_epoch.load(SeqCst) < limit {
+                return Epoch(limit);
+            }
+        }
+    }
+
+    /// Ends the promise.
+    pub fn release(&self) {
+        self.run_limit.store(NEVER, SeqCst);
+    }
+
+    /// Waits until every operation that had begun when this was called has ended.
+    /// Returns false if that took longer than `limit`.
+    #[must_use]
+    pub fn quiesce(&self, limit: Duration) -> bool {
+        let target = self.begun.load(SeqCst);
+        let deadline = Instant::now() + limit;
+        while self.ended.load(SeqCst) < target {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rank_counts_between_its_two_epochs() {
+        let control = Control::new(3, Incarnation(1));
+        control.admit(Rank(1), Incarnation(4), Epoch(10));
+        assert!(!control.is_active(Rank(1), Epoch(9)));
+        assert!(control.is_active(Rank(1), Epoch(10)));
+        control.mask(Rank(1), Epoch(20));
+        assert!(control.is_active(Rank(1), Epoch(19)));
+        assert!(!control.is_active(Rank(1), Epoch(20)));
+        control.mask_now(Rank(1));
+        assert!(!control.is_active(Rank(1), Epoch(10)));
+        assert!(!control.is_active(Rank(7), Epoch(10)));
+        let mut set = RankSet::new(3);
+        control.admit(Rank(2), Incarnation(1), Epoch(0));
+        control.active(Epoch(5), &mut set);
+        assert_eq!(set.iter().collect::<Vec<_>>(), [Rank(2)]);
+    }
+
+    #[test]
+    fn a_time_out_of_the_last_life_does_not_mask_the_next() {
+        let control = Control::new(2, Incarnation(1));
+        control.mask_now(Rank(1));
+        control.admit(Rank(1), Incarnation(2), Epoch(30));
+        control.mask(Rank(1), Epoch(29));
+        assert!(control.is_active(Rank(1), Epoch(30)));
+    }
+
+    #[test]
+    fn no_operation_begins_beyond_the_promise() {
+        let control = Control::new(1, Incarnation(1));
+        assert_eq!(control.try_begin(), Some(Epoch(0)));
+        control.end();
+        assert_eq!(control.promise(2), Epoch(3));
+        assert_eq!(control.try_begin(), Some(Epoch(1)));
+        control.end();
+        assert_eq!(control.try_begin(), Some(Epoch(2)));
+        control.end();
+        assert_eq!(control.try_begin(), None);
+        assert!(control.quiesce(Duration::ZERO));
+        control.release();
+        assert_eq!(control.try_begin(), Some(Epoch(3)));
+        assert!(!control.quiesce(Duration::from_millis(1)));
+    }
+}
