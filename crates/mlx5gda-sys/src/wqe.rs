@@ -1,0 +1,254 @@
+//! Send work queue entries (`mlx5_wqe_*_seg` of `mlx5dv.h`): layouts, a builder that cannot write
+//! a malformed entry, and a parser for what somebody else wrote.
+//!
+//! A WQE is a control segment, then, by opcode, a remote address segment, atomic segments, and
+//! data segments or inline data, in units of 16 bytes (`ds`). It fills whole 64-byte blocks
+//! (WQEBBs) of the send queue.
+
+mod build;
+mod opcode;
+mod parse;
+mod seg;
+
+pub use build::Wqe;
+pub use opcode::{CtrlFlags, Opcode};
+pub use parse::{MAX_GATHER, ParsedWqe, Payload, SegList, parse};
+pub use seg::{
+    AtomicSeg, CtrlSeg, DataSeg, INLINE_SEG, InlineHeader, MaskedCompareSwap4Seg,
+    MaskedFetchAdd4Seg, MaskedFetchAdd8Seg, RaddrSeg,
+};
+
+/// Size of a WQE basic block, the stride of a send queue, in bytes.
+pub const WQEBB_BYTES: usize = 64;
+
+/// Size of the unit that the `ds` field of the control segment counts, in bytes.
+pub const DS_BYTES: usize = 16;
+
+/// Size of the largest WQE that [`Wqe`] builds, in bytes.
+pub const MAX_WQE_BYTES: usize = 256;
+
+/// Most inline bytes that fit an RDMA write built by [`Wqe`]; a send has 16 more.
+pub const MAX_INLINE_WRITE_BYTES: usize =
+    MAX_WQE_BYTES - size_of::<CtrlSeg>() - size_of::<RaddrSeg>() - size_of::<InlineHeader>();
+
+/// A message is at most this long, in bytes: one data segment counts to 2 GiB.
+pub const MAX_MESSAGE_BYTES: u64 = 1 << 31;
+
+/// What every WQE says about its posting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Post {
+    /// Queue pair number, 24 bits.
+    pub qpn: u32,
+    /// Producer counter of the send queue at this WQE, in WQEBBs, modulo 65536.
+    pub index: u16,
+    /// Write a completion when done; an error is reported either way.
+    pub signalled: bool,
+    /// Raise a solicited event at the responder.
+    pub solicited: bool,
+    /// Wait for earlier reads and atomics before starting.
+    pub fence: bool,
+}
+
+/// Where in the peer's memory an operation works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remote {
+    /// Remote virtual address.
+    pub addr: u64,
+    /// Remote key.
+    pub rkey: u32,
+}
+
+/// A stretch of registered local memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DataPtr {
+    /// Local virtual address.
+    pub addr: u64,
+    /// Local key.
+    pub lkey: u32,
+    /// Length in bytes, 1 to 2^31 - 1 (0 means 2^31 to the device).
+    pub len: u32,
+}
+
+/// Operand width of an extended (masked) atomic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtomicWidth {
+    /// 4 bytes, opcode modifier 8.
+    Four,
+    /// 8 bytes, opcode modifier 9.
+    Eight,
+}
+
+impl AtomicWidth {
+    /// The width in bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u32 {
+        match self {
+            Self::Four => 4,
+            Self::Eight => 8,
+        }
+    }
+}
+
+/// An atomic operation on remote memory, operands in the order of this machine.
+///
+/// For the width [`AtomicWidth::Four`] every operand must fit 32 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtomicOp {
+    /// Add to 8 bytes.
+    FetchAdd {
+        /// Addend, modulo 2^64.
+        add: u64,
+    },
+    /// Replace 8 bytes if they equal `compare`.
+    CompareSwap {
+        /// Expected value.
+        compare: u64,
+        /// New value.
+        swap: u64,
+    },
+    /// Add field by field: a bit set in `boundary` is the top bit of a field, whose carry is lost.
+    MaskedFetchAdd {
+        /// Operand width.
+        width: AtomicWidth,
+        /// Addend.
+        add: u64,
+        /// Top bit of each field.
+        boundary: u64,
+    },
+    /// Replace the bits of `swap_mask` if the bits of `compare_mask` match.
+    MaskedCompareSwap {
+        /// Operand width.
+        width: AtomicWidth,
+        /// Expected bits.
+        compare: u64,
+        /// New bits.
+        swap: u64,
+        /// Bits compared.
+        compare_mask: u64,
+        /// Bits replaced.
+        swap_mask: u64,
+    },
+}
+
+impl AtomicOp {
+    /// Bytes of remote memory the operation works on, and returns.
+    #[must_use]
+    pub const fn bytes(&self) -> u32 {
+        match self {
+            Self::FetchAdd { .. } | Self::CompareSwap { .. } => 8,
+            Self::MaskedFetchAdd { width, .. } | Self::MaskedCompareSwap { width, .. } => {
+                width.bytes()
+            }
+        }
+    }
+
+    /// The opcode that requests it.
+    #[must_use]
+    pub const fn opcode(&self) -> Opcode {
+        match self {
+            Self::FetchAdd { .. } => Opcode::AtomicFa,
+            Self::CompareSwap { .. } => Opcode::AtomicCs,
+            Self::MaskedFetchAdd { .. } => Opcode::AtomicMaskedFa,
+            Self::MaskedCompareSwap { .. } => Opcode::AtomicMaskedCs,
+        }
+    }
+}
+
+/// Why a WQE could not be built, or is not well formed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WqeError {
+    /// The queue pair number is wider than 24 bits.
+    #[error("queue pair number {qpn:#x} is wider than 24 bits")]
+    QpnTooWide {
+        /// The number given.
+        qpn: u32,
+    },
+    /// More data segments than fit.
+    #[error("{count} data segments, at most {limit} fit")]
+    TooManySegments {
+        /// Segments given.
+        count: usize,
+        /// Most that fit.
+        limit: usize,
+    },
+    /// More inline data than fits.
+    #[error("{len} bytes of inline data, at most {limit} fit")]
+    InlineTooLong {
+        /// Bytes given.
+        len: usize,
+        /// Most that fit.
+        limit: usize,
+    },
+    /// A data segment whose length is zero or reaches 2^31.
+    #[error("data segment {index} has length {len}, must be 1 to 2147483647")]
+    SegmentLength {
+        /// Position in the list.
+        index: usize,
+        /// Length given.
+        len: u32,
+    },
+    /// A message over 2^31 bytes.
+    #[error("message of {len} bytes, at most {limit}")]
+    MessageTooLong {
+        /// Sum of the segments.
+        len: u64,
+        /// Longest message.
+        limit: u64,
+    },
+    /// An atomic on an address that is not a multiple of its width.
+    #[error("atomic on remote address {addr:#x}, not a multiple of {width} bytes")]
+    AtomicAlignment {
+        /// Remote address.
+        addr: u64,
+        /// Operand width in bytes.
+        width: u32,
+    },
+    /// An atomic whose local buffer is not one segment of its width.
+    #[error("atomic of {width} bytes returns into {len} bytes")]
+    AtomicLength {
+        /// Operand width in bytes.
+        width: u32,
+        /// Local length.
+        len: u32,
+    },
+    /// An operand does not fit the width of the atomic.
+    #[error("atomic operand {value:#x} does not fit {width} bytes")]
+    AtomicOperand {
+        /// The operand.
+        value: u64,
+        /// Operand width in bytes.
+        width: u32,
+    },
+    /// An opcode that a reliable connection does not know.
+    #[error("opcode {opcode:#04x} is not supported")]
+    Opcode {
+        /// The opcode byte.
+        opcode: u8,
+    },
+    /// An opcode modifier that the opcode does not have.
+    #[error("opcode modifier {opmod:#04x} is not valid for opcode {opcode:#04x}")]
+    OpcodeModifier {
+        /// The modifier.
+        opmod: u8,
+        /// The opcode byte.
+        opcode: u8,
+    },
+    /// The bytes end before the segment does.
+    #[error("WQE has {have} bytes, its segments need {need}")]
+    Truncated {
+        /// Bytes that the segments need.
+        need: usize,
+        /// Bytes that are there.
+        have: usize,
+    },
+    /// Bytes are left over after the last segment.
+    #[error("{extra} bytes follow the last segment of the WQE")]
+    Trailing {
+        /// Bytes left over.
+        extra: usize,
+    },
+    /// Inline data where the opcode takes none, or mixed with data segments.
+    #[error("inline data is not allowed here")]
+    UnexpectedInline,
+}
