@@ -1,0 +1,107 @@
+//! Looking at a heap.
+
+use core::fmt;
+
+use crate::nodes::{NIL, Nodes};
+use crate::{Heap, Stats};
+
+impl Heap {
+    /// Bytes of the largest free block, exactly: the largest size that can be
+    /// allocated at an alignment of one granule. Zero when nothing is free.
+    ///
+    /// Looks through the list of the highest size class in use.
+    pub fn largest_free(&self) -> u64 {
+        let largest = self.classes.last().and_then(|class| {
+            let list = self.classes.list(&self.nodes, class);
+            list.map(|node| self.nodes[node].size).max()
+        });
+        largest.unwrap_or(0) << self.shift
+    }
+
+    /// The heap's figures. As cheap as [`largest_free`](Self::largest_free).
+    pub fn stats(&self) -> Stats {
+        let free = self.free << self.shift;
+        let largest_free = self.largest_free();
+        Stats {
+            capacity: self.capacity(),
+            used: (self.units() - self.free) << self.shift,
+            free,
+            blocks: self.live,
+            free_blocks: self.nodes.in_use() - self.live,
+            largest_free,
+            fragmentation: if free == 0 {
+                0.0
+            } else {
+                1.0 - largest_free as f64 / free as f64
+            },
+            peak_used: self.peak << self.shift,
+            high_water: self.high_water << self.shift,
+        }
+    }
+
+    /// The live blocks in order of address, as byte ranges.
+    pub fn blocks(&self) -> Blocks<'_> {
+        Blocks {
+            nodes: &self.nodes,
+            next: self.nodes[NIL].next,
+            shift: self.shift,
+            left: self.live,
+        }
+    }
+}
+
+impl<'a> IntoIterator for &'a Heap {
+    type Item = core::ops::Range<u64>;
+    type IntoIter = Blocks<'a>;
+
+    fn into_iter(self) -> Blocks<'a> {
+        self.blocks()
+    }
+}
+
+/// Iterator over live blocks in order of address; see [`Heap::blocks`].
+#[derive(Clone)]
+pub struct Blocks<'a> {
+    nodes: &'a Nodes,
+    next: u32,
+    shift: u32,
+    left: usize,
+}
+
+impl Iterator for Blocks<'_> {
+    type Item = core::ops::Range<u64>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.next != NIL {
+            let node = &self.nodes[self.next];
+            self.next = node.next;
+            if !node.is_free() {
+                self.left -= 1;
+                return Some(node.offset << self.shift..(node.offset + node.size) << self.shift);
+            }
+        }
+        None
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Blocks<'_> {}
+impl core::iter::FusedIterator for Blocks<'_> {}
+
+impl fmt::Debug for Blocks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.clone()).finish()
+    }
+}
+
+impl fmt::Debug for Heap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Heap")
+            .field("granule", &self.granule())
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}

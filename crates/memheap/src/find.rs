@@ -1,0 +1,89 @@
+//! The search for a free block.
+
+use crate::classes::{Class, Classes, class_holding, class_of};
+use crate::nodes::{NIL, Nodes};
+
+impl Classes {
+    /// A free block that holds `size` granules, and its class.
+    #[inline]
+    pub(crate) fn find(&self, nodes: &Nodes, size: u64) -> Option<(Class, u32)> {
+        match self.first_from(class_holding(size)) {
+            Some(class) => Some((class, self.head(class))),
+            None => self.find_in_own_class(nodes, size),
+        }
+    }
+
+    /// Looks through the one class of which some blocks fit and some do not.
+    #[cold]
+    fn find_in_own_class(&self, nodes: &Nodes, size: u64) -> Option<(Class, u32)> {
+        let class = class_of(size);
+        let node = self.list(nodes, class).find(|n| nodes[*n].size >= size)?;
+        Some((class, node))
+    }
+
+    /// A free block that holds `size` granules at a multiple of `align` granules,
+    /// its class, and the granules to leave free below.
+    pub(crate) fn find_aligned(
+        &self,
+        nodes: &Nodes,
+        size: u64,
+        align: u64,
+    ) -> Option<(Class, u32, u64)> {
+        let first = self.first_from(class_holding(size));
+        if let Some(class) = first {
+            let node = self.head(class);
+            if let Some(front) = front_to_align(nodes, node, size, align) {
+                return Some((class, node, front));
+            }
+        }
+        // Wherever such a block starts, an aligned place in it is large enough.
+        let roomy = size.checked_add(align - 1);
+        if let Some(class) = roomy.and_then(|size| self.first_from(class_holding(size))) {
+            let node = self.head(class);
+            let front = front_to_align(nodes, node, size, align)?;
+            return Some((class, node, front));
+        }
+        self.find_aligned_anywhere(nodes, size, align)
+    }
+
+    /// Looks through every block that may fit.
+    #[cold]
+    fn find_aligned_anywhere(
+        &self,
+        nodes: &Nodes,
+        size: u64,
+        align: u64,
+    ) -> Option<(Class, u32, u64)> {
+        let mut next = self.first_from(class_of(size));
+        while let Some(class) = next {
+            for node in self.list(nodes, class) {
+                if let Some(front) = front_to_align(nodes, node, size, align) {
+                    return Some((class, node, front));
+                }
+            }
+            next = self.first_from(class + 1);
+        }
+        None
+    }
+
+    /// The blocks of one class.
+    pub(crate) fn list<'a>(
+        &self,
+        nodes: &'a Nodes,
+        class: Class,
+    ) -> impl Iterator<Item = u32> + use<'a> {
+        let first = Some(self.head(class)).filter(|n| *n != NIL);
+        core::iter::successors(first, |node| {
+            Some(nodes.links(*node).1).filter(|n| *n != NIL)
+        })
+    }
+}
+
+/// Granules between the start of a free block and the first multiple of `align`
+/// in it, if `size` fits behind them.
+#[inline]
+fn front_to_align(nodes: &Nodes, node: u32, size: u64, align: u64) -> Option<u64> {
+    let node = &nodes[node];
+    let front = node.offset.wrapping_neg() & (align - 1);
+    (front <= node.size && node.size - front >= size).then_some(front)
+}
