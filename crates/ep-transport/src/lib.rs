@@ -11,6 +11,7 @@ pub mod control;
 pub mod fabric;
 pub mod ids;
 pub mod region;
+pub mod store;
 
 pub use control::{Control, Participation};
 pub use fabric::{Fabric, PeerFault};
