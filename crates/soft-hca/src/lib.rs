@@ -1,1 +1,5 @@
-//! soft-hca
+//! A software ConnectX.
+
+pub mod psn;
+pub mod rc;
+pub mod wire;

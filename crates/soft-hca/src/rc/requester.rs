@@ -1,0 +1,654 @@
+//! The requester half of a reliable connection: segments work requests,
+//! retransmits, and reports completions in order.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::Status;
+use super::queue::{Entry, Op, WorkRequest};
+use crate::psn::{Psn, Seq};
+use crate::wire::{
+    AckCode, Aeth, AtomicEth, Bth, Headers, NakCode, Opcode, Packet, Position, Reth, rnr_timer,
+};
+
+/// Packets of answer that one READ request packet asks for at most. A longer
+/// READ goes out as several requests, so that answers stay within the window.
+const READ_CHUNK: u64 = 16;
+/// The window never shrinks below this many packets.
+const MIN_WINDOW: u64 = 4;
+/// First delay before the last packet is sent again to provoke an answer.
+const PROBE_AFTER: Duration = Duration::from_millis(2);
+/// Value of the RNR retry count that means *for ever*.
+const RNR_FOREVER: u8 = 7;
+
+/// What a connection is set up with (fields of `qpc`).
+#[derive(Copy, Clone, Debug)]
+pub struct RequesterConfig {
+    /// Queue pair number at the peer.
+    pub dest_qpn: u32,
+    /// Path MTU in bytes.
+    pub mtu: u32,
+    /// First PSN.
+    pub start_psn: Psn,
+    /// Time without progress after which packets are sent again; `None` waits
+    /// for ever.
+    pub ack_timeout: Option<Duration>,
+    /// Times to try again without progress.
+    pub retry_count: u8,
+    /// Times to try again when the peer has no receive buffer; 7 is for ever.
+    pub rnr_retry: u8,
+    /// READs and atomics in flight.
+    pub max_reads: u32,
+    /// Packets in flight.
+    pub window: u32,
+}
+
+/// A work request's end. Successes that nobody asked about are not reported.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// Index of the WQE.
+    pub index: u16,
+    /// What it did.
+    pub op: Op,
+    /// Bytes of local data.
+    pub len: u32,
+    /// How it ended.
+    pub status: Status,
+}
+
+/// A packet to send: headers, and which part of a work request's data.
+#[derive(Debug)]
+pub struct TxPacket<'a, P> {
+    /// All headers.
+    pub headers: Headers,
+    /// Where the data is.
+    pub payload: &'a P,
+    /// First byte of the data to send.
+    pub offset: u32,
+    /// Bytes to send.
+    pub len: u32,
+}
+
+/// The requester state of one queue pair.
+///
+/// # Invariants
+/// `una <= next <= sent`, the queue's entries follow each other without gaps,
+/// and `una` lies in the first entry (or is its end, if that entry is empty).
+#[derive(Debug)]
+pub struct Requester<P> {
+    config: RequesterConfig,
+    queue: VecDeque<Entry<P>>,
+    completions: VecDeque<Completion>,
+    /// Oldest packet that is not acknowledged.
+    una: Seq,
+    /// Next packet to send, and the entry to look for it from.
+    next: Seq,
+    next_entry: usize,
+    /// End of what was ever sent.
+    sent: Seq,
+    /// End of what was ever posted.
+    posted: Seq,
+    window: u64,
+    threshold: u64,
+    grown: u64,
+    retries_left: u8,
+    rnr_left: u8,
+    deadline: Option<Instant>,
+    probe_at: Option<Instant>,
+    probe_delay: Duration,
+    probe_due: bool,
+    rnr_until: Option<Instant>,
+    /// Entry whose packet was polled last.
+    polled: usize,
+    /// `una` when it last went back, to go back once per loss.
+    went_back_at: Option<Seq>,
+    failed: bool,
+    retransmitted: u64,
+}
+
+impl<P> Requester<P> {
+    /// A requester with an empty queue.
+    pub fn new(config: RequesterConfig) -> Self {
+        let start = Seq::start(config.start_psn);
+        let window = u64::from(config.window).max(MIN_WINDOW);
+        Self {
+            config,
+            queue: VecDeque::new(),
+            completions: VecDeque::new(),
+            una: start,
+            next: start,
+            next_entry: 0,
+            sent: start,
+            posted: start,
+            window,
+            threshold: window,
+            grown: 0,
+            retries_left: config.retry_count,
+            rnr_left: config.rnr_retry,
+            deadline: None,
+            probe_at: None,
+            probe_delay: PROBE_AFTER,
+            probe_due: false,
+            rnr_until: None,
+            polled: 0,
+            went_back_at: None,
+            failed: false,
+            retransmitted: 0,
+        }
+    }
+
+    /// Work requests that have not ended.
+    pub fn pending(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether a work request has failed: nothing is sent any more and
+    /// everything posted is flushed.
+    pub const fn failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Packets sent more than once so far.
+    pub const fn retransmitted(&self) -> u64 {
+        self.retransmitted
+    }
+
+    /// PSN of the next new packet, and of the oldest that is not acknowledged.
+    pub const fn psns(&self) -> (Psn, Psn) {
+        (self.sent.psn(), self.una.psn())
+    }
+
+    /// Queues a work request.
+    pub fn post(&mut self, wr: WorkRequest<P>) {
+        self.enqueue(wr, None);
+    }
+
+    /// Queues a work request that cannot be executed. It ends with `status`
+    /// once all before it have ended.
+    pub fn post_failed(&mut self, wr: WorkRequest<P>, status: Status) {
+        self.enqueue(wr, Some(status));
+    }
+
+    fn enqueue(&mut self, wr: WorkRequest<P>, failure: Option<Status>) {
+        if self.failed {
+            self.completions.push_back(ended(&wr, Status::Flushed));
+            return;
+        }
+        let mut entry = Entry::new(wr, self.posted, self.config.mtu);
+        entry.failure = failure;
+        self.posted = entry.end;
+        self.queue.push_back(entry);
+        self.retire();
+    }
+
+    /// The next completion, oldest first.
+    pub fn poll_completion(&mut self) -> Option<Completion> {
+        self.completions.pop_front()
+    }
+
+    /// Ends everything that is queued as flushed, and everything posted later.
+    pub fn flush(&mut self) {
+        self.failed = true;
+        self.deadline = None;
+        self.probe_at = None;
+        self.rnr_until = None;
+        let queue = std::mem::take(&mut self.queue);
+        self.completions
+            .extend(queue.iter().map(|entry| ended(&entry.wr, Status::Flushed)));
+    }
+
+    /// When [`Requester::on_timer`] wants to be called, if at all.
+    pub fn deadline(&self) -> Option<Instant> {
+        [self.deadline, self.probe_at, self.rnr_until]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Lets time pass.
+    pub fn on_timer(&mut self, now: Instant) {
+        if self.rnr_until.is_some_and(|at| at <= now) {
+            self.rnr_until = None;
+            self.arm(now);
+        }
+        if self.deadline.is_some_and(|at| at <= now) {
+            self.deadline = None;
+            self.probe_at = None;
+            self.lost(now);
+        } else if self.probe_at.is_some_and(|at| at <= now) {
+            self.probe_due = true;
+            self.probe_delay = self.probe_delay.saturating_mul(2);
+            self.probe_at = now.checked_add(self.probe_delay);
+        }
+    }
+
+    /// The next packet to send now, if any.
+    pub fn poll_tx(&mut self, now: Instant) -> Option<TxPacket<'_, P>> {
+        if self.failed || self.rnr_until.is_some() {
+            return None;
+        }
+        if std::mem::take(&mut self.probe_due) && self.una < self.next {
+            let (position, seq) = self.last_sent()?;
+            self.retransmitted += 1;
+            self.polled = position;
+            return self.packet(position, seq);
+        }
+        while self
+            .queue
+            .get(self.next_entry)
+            .is_some_and(|entry| entry.end <= self.next && entry.failure.is_none())
+        {
+            self.next_entry += 1;
+        }
+        let entry = self.queue.get(self.next_entry)?;
+        if entry.failure.is_some() {
+            return None;
+        }
+        if entry.wr.op.wants_data() {
+            if self.reads_in_flight() >= u64::from(self.config.max_reads) {
+                return None;
+            }
+        } else if self.next.since(self.una) >= self.window {
+            return None;
+        }
+        if entry.wr.fence && self.next == entry.first && self.reads_in_flight() > 0 {
+            return None;
+        }
+        let seq = self.next;
+        let position = self.next_entry;
+        let end = seq.plus(self.span(position, seq));
+        if entry.wr.op.wants_data() && end.since(self.una) > self.window.max(READ_CHUNK) {
+            return None;
+        }
+        if seq < self.sent {
+            self.retransmitted += 1;
+        }
+        self.next = end;
+        self.sent = self.sent.max(end);
+        if self.deadline.is_none() && self.probe_at.is_none() {
+            self.arm(now);
+        }
+        self.polled = position;
+        self.packet(position, seq)
+    }
+
+    /// The data of the packet polled last could not be read: its work request
+    /// ends with `status` once all before it have ended.
+    pub fn fail_polled(&mut self, status: Status) {
+        if let Some(entry) = self.queue.get_mut(self.polled) {
+            entry.failure = Some(status);
+        }
+        self.retire();
+    }
+
+    /// Takes an answer from the peer. `place` stores `data` at an offset of a
+    /// work request's local data, or says that it cannot.
+    pub fn on_packet(
+        &mut self,
+        now: Instant,
+        packet: &Packet<'_>,
+        place: &mut dyn FnMut(&P, u32, &[u8]) -> bool,
+    ) {
+        if self.failed {
+            return;
+        }
+        let headers = &packet.headers;
+        let seq = headers.bth.psn.nearest(self.una);
+        if seq >= self.sent || seq.plus(1) < self.una {
+            return;
+        }
+        match headers.bth.opcode {
+            Opcode::Acknowledge => {
+                if let Some(Aeth { code, .. }) = headers.aeth {
+                    self.on_ack(now, seq, code);
+                }
+            }
+            Opcode::AtomicAcknowledge => {
+                let original = headers.atomic_original.unwrap_or(0).to_ne_bytes();
+                self.on_data(now, seq, &original, place);
+            }
+            opcode if opcode.is_read_response() => self.on_data(now, seq, packet.payload, place),
+            _ => {}
+        }
+    }
+
+    fn on_ack(&mut self, now: Instant, seq: Seq, code: AckCode) {
+        match code {
+            AckCode::Ack => {
+                if !self.acknowledge(now, seq.plus(1)) {
+                    self.lost_answer(now);
+                }
+            }
+            AckCode::RnrNak { timer } => {
+                if seq < self.una || !self.acknowledge(now, seq) {
+                    return;
+                }
+                if self.config.rnr_retry != RNR_FOREVER {
+                    if self.rnr_left == 0 {
+                        self.fail_first(Status::RnrRetryExceeded);
+                        return;
+                    }
+                    self.rnr_left -= 1;
+                }
+                self.rewind();
+                self.deadline = None;
+                self.probe_at = None;
+                self.rnr_until = now.checked_add(rnr_timer(timer));
+            }
+            AckCode::Nak(code) => {
+                if seq < self.una {
+                    return;
+                }
+                if !self.acknowledge(now, seq) {
+                    self.lost_answer(now);
+                    return;
+                }
+                match code {
+                    NakCode::SequenceError => self.lost(now),
+                    NakCode::InvalidRequest => self.fail_first(Status::RemoteInvalidRequest),
+                    NakCode::RemoteAccess => self.fail_first(Status::RemoteAccess),
+                    NakCode::RemoteOperational => self.fail_first(Status::RemoteOperation),
+                }
+            }
+        }
+    }
+
+    /// Data of a READ or an atomic has come for packet `seq`.
+    fn on_data(
+        &mut self,
+        now: Instant,
+        seq: Seq,
+        data: &[u8],
+        place: &mut dyn FnMut(&P, u32, &[u8]) -> bool,
+    ) {
+        if seq < self.una {
+            return;
+        }
+        if !self.acknowledge(now, seq) {
+            self.lost_answer(now);
+            return;
+        }
+        let Some(entry) = self.queue.front() else {
+            return;
+        };
+        if !entry.wr.op.wants_data() {
+            self.fail_first(Status::BadResponse);
+            return;
+        }
+        let done = seq.since(entry.first) * u64::from(self.config.mtu);
+        let offset = u32::try_from(done).unwrap_or(u32::MAX);
+        let expected = entry.wr.len.saturating_sub(offset).min(self.config.mtu);
+        if data.len() != expected as usize {
+            self.fail_first(Status::BadResponse);
+        } else if !place(&entry.wr.payload, offset, data) {
+            self.fail_first(Status::LocalProtection);
+        } else {
+            self.advance(now, seq.plus(1));
+        }
+    }
+
+    /// Moves `una` up to `to`, but not past a READ or atomic whose data is
+    /// missing: then `una` stops there and the answer is `false`.
+    fn acknowledge(&mut self, now: Instant, to: Seq) -> bool {
+        let blocked = self
+            .queue
+            .iter()
+            .take_while(|entry| entry.first < to)
+            .find(|entry| entry.wr.op.wants_data() && self.una < entry.end)
+            .map(|entry| entry.first.max(self.una));
+        match blocked {
+            Some(stop) if stop < to => {
+                self.advance(now, stop);
+                false
+            }
+            _ => {
+                self.advance(now, to);
+                true
+            }
+        }
+    }
+
+    fn advance(&mut self, now: Instant, to: Seq) {
+        let count = to.since(self.una);
+        if count == 0 {
+            return;
+        }
+        self.una = to;
+        self.next = self.next.max(to);
+        self.retries_left = self.config.retry_count;
+        self.rnr_left = self.config.rnr_retry;
+        self.probe_delay = PROBE_AFTER;
+        self.went_back_at = None;
+        self.grow(count);
+        self.retire();
+        self.arm(now);
+    }
+
+    fn grow(&mut self, packets: u64) {
+        let max = u64::from(self.config.window).max(MIN_WINDOW);
+        if self.window < self.threshold {
+            self.window = (self.window + packets).min(max);
+        } else {
+            self.grown += packets;
+            if self.grown >= self.window {
+                self.grown = 0;
+                self.window = (self.window + 1).min(max);
+            }
+        }
+    }
+
+    /// Sets the timers by whether anything is unacknowledged.
+    fn arm(&mut self, now: Instant) {
+        if self.una < self.next {
+            self.deadline = self
+                .config
+                .ack_timeout
+                .and_then(|timeout| now.checked_add(timeout));
+            self.probe_at = now.checked_add(self.probe_delay);
+        } else {
+            self.deadline = None;
+            self.probe_at = None;
+        }
+    }
+
+    /// An answer is known to be missing: asks again, once per loss.
+    fn lost_answer(&mut self, now: Instant) {
+        if self.went_back_at != Some(self.una) {
+            self.lost(now);
+        }
+    }
+
+    /// Goes back to the oldest unacknowledged packet, or gives up.
+    fn lost(&mut self, now: Instant) {
+        if self.una == self.next {
+            return;
+        }
+        if self.retries_left == 0 {
+            self.fail_first(Status::RetryExceeded);
+            return;
+        }
+        self.retries_left -= 1;
+        self.threshold = (self.window / 2).max(MIN_WINDOW);
+        self.window = self.threshold;
+        self.went_back_at = Some(self.una);
+        self.rewind();
+        self.deadline = self
+            .config
+            .ack_timeout
+            .and_then(|timeout| now.checked_add(timeout));
+        self.probe_at = now.checked_add(self.probe_delay);
+    }
+
+    fn rewind(&mut self) {
+        self.next = self.una;
+        self.next_entry = 0;
+        self.probe_due = false;
+    }
+
+    /// Ends what is done at the head of the queue.
+    fn retire(&mut self) {
+        while let Some(entry) = self.queue.front() {
+            if let Some(status) = entry.failure
+                && entry.first <= self.una
+            {
+                self.fail_first(status);
+                return;
+            }
+            if entry.end > self.una {
+                return;
+            }
+            if entry.wr.signalled {
+                let completion = ended(&entry.wr, Status::Success);
+                self.completions.push_back(completion);
+            }
+            self.queue.pop_front();
+            self.next_entry = self.next_entry.saturating_sub(1);
+        }
+    }
+
+    /// The oldest work request ends with `status`, all others are flushed.
+    fn fail_first(&mut self, status: Status) {
+        if let Some(entry) = self.queue.pop_front() {
+            self.completions.push_back(ended(&entry.wr, status));
+        }
+        self.flush();
+    }
+
+    /// READ and atomic request packets whose answers are not complete.
+    fn reads_in_flight(&self) -> u64 {
+        self.queue
+            .iter()
+            .take_while(|entry| entry.first < self.next)
+            .filter(|entry| entry.wr.op.wants_data())
+            .map(|entry| {
+                let from = self.una.max(entry.first);
+                self.next.min(entry.end).since(from).div_ceil(READ_CHUNK)
+            })
+            .sum()
+    }
+
+    /// The request packet that was sent last: its entry and first packet.
+    fn last_sent(&self) -> Option<(usize, Seq)> {
+        let position = self
+            .queue
+            .iter()
+            .rposition(|entry| entry.first < self.next && entry.end > entry.first)?;
+        let entry = self.queue.get(position)?;
+        let last = self.next.min(entry.end).since(entry.first) - 1;
+        let start = if matches!(entry.wr.op, Op::Read { .. }) {
+            entry.first.plus(last / READ_CHUNK * READ_CHUNK)
+        } else {
+            entry.first.plus(last)
+        };
+        Some((position, start.max(self.una)))
+    }
+
+    /// PSNs that the request packet at `seq` of the entry takes.
+    fn span(&self, position: usize, seq: Seq) -> u64 {
+        match self.queue.get(position) {
+            Some(entry) if matches!(entry.wr.op, Op::Read { .. }) => {
+                let within = seq.since(entry.first) % READ_CHUNK;
+                entry.end.since(seq).min(READ_CHUNK - within)
+            }
+            _ => 1,
+        }
+    }
+
+    /// Builds the request packet at `seq` of the entry.
+    fn packet(&self, position: usize, seq: Seq) -> Option<TxPacket<'_, P>> {
+        let span = self.span(position, seq);
+        let entry = self.queue.get(position)?;
+        let wr = &entry.wr;
+        let mtu = u64::from(self.config.mtu);
+        let offset = u32::try_from(seq.since(entry.first) * mtu).ok()?;
+        let bytes = u64::from(wr.len - offset).min(span * mtu) as u32;
+        let is_last = seq.plus(1) >= entry.end;
+        let place = match (seq == entry.first, is_last) {
+            (true, true) => Position::Only,
+            (true, false) => Position::First,
+            (false, true) => Position::Last,
+            (false, false) => Position::Middle,
+        };
+        // Acknowledgements are asked for where the sender will have to wait:
+        // at the end of a message, and twice per window.
+        let half = (self.window / 2).max(1);
+        let mut headers = Headers::new(Bth {
+            opcode: Opcode::Acknowledge,
+            solicited: wr.solicited && is_last,
+            pad: 0,
+            dest_qpn: self.config.dest_qpn,
+            ack_request: is_last || seq.since(entry.first) % half == half - 1,
+            psn: seq.psn(),
+        });
+        let mut len = bytes;
+        headers.bth.opcode = match wr.op {
+            Op::Nop => return None,
+            Op::Send { immediate } => {
+                headers.immediate = immediate;
+                Opcode::send(place, immediate.is_some())
+            }
+            Op::Write {
+                addr,
+                rkey,
+                immediate,
+            } => {
+                headers.immediate = immediate;
+                headers.reth = place.is_start().then_some(Reth {
+                    addr,
+                    rkey,
+                    len: wr.len,
+                });
+                Opcode::write(place, immediate.is_some())
+            }
+            Op::Read { addr, rkey } => {
+                headers.reth = Some(Reth {
+                    addr: addr.wrapping_add(u64::from(offset)),
+                    rkey,
+                    len: bytes,
+                });
+                len = 0;
+                Opcode::ReadRequest
+            }
+            Op::FetchAdd { addr, rkey, add } => {
+                headers.atomic = Some(AtomicEth {
+                    addr,
+                    rkey,
+                    swap_or_add: add,
+                    compare: 0,
+                });
+                len = 0;
+                Opcode::FetchAdd
+            }
+            Op::CompareSwap {
+                addr,
+                rkey,
+                compare,
+                swap,
+            } => {
+                headers.atomic = Some(AtomicEth {
+                    addr,
+                    rkey,
+                    swap_or_add: swap,
+                    compare,
+                });
+                len = 0;
+                Opcode::CompareSwap
+            }
+        };
+        Some(TxPacket {
+            headers,
+            payload: &wr.payload,
+            offset,
+            len,
+        })
+    }
+}
+
+fn ended<P>(wr: &WorkRequest<P>, status: Status) -> Completion {
+    Completion {
+        index: wr.index,
+        op: wr.op,
+        len: wr.len,
+        status,
+    }
+}
