@@ -4,9 +4,11 @@
 //!
 //! * [`be`]: big-endian integers, the byte order of everything the device touches;
 //! * [`wqe`], [`cqe`], [`doorbell`]: work queue entries with a builder and a parser, completion
-//!   queue entries, doorbell records and the doorbell page.
+//!   queue entries, doorbell records and the doorbell page;
+//! * [`prm`]: command mailboxes, their contexts and codes.
 
 pub mod be;
 pub mod cqe;
 pub mod doorbell;
+pub mod prm;
 pub mod wqe;
