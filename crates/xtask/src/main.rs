@@ -1,2 +1,42 @@
-//! Developer commands.
-fn main() {}
+//! Developer commands: `cargo xtask <verb>`, one file per verb.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line program speaks through its output"
+)]
+
+mod cargo;
+mod demo;
+mod supervised;
+mod test;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Developer commands", version)]
+enum Verb {
+    /// Run an MoE layer on several processes, kill one, take a new one in.
+    Demo(Box<demo::Args>),
+    /// Format, lints, tests, docs, packaging: everything that must hold.
+    Test(test::Args),
+    /// Replace this process by another that dies with its parent.
+    #[command(hide = true)]
+    Supervised(supervised::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Verb::parse() {
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Test(args) => test::run(&args),
+        Verb::Supervised(args) => supervised::run(&args).map(|never| match never {}),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

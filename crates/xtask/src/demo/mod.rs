@@ -1,0 +1,120 @@
+//! `cargo xtask demo`: several processes run an MoE layer together, one is killed,
+//! the others go on, a new one takes its place; then the account of it.
+
+mod account;
+mod checks;
+mod deaths;
+mod events;
+mod orchestrate;
+mod plan;
+mod process;
+mod ranks;
+mod record;
+mod report;
+mod timeline;
+mod units;
+
+use account::{Account, account};
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+pub(crate) use plan::Args;
+use plan::Plan;
+use process::Setup;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Runs the demo; whether everything was verified.
+pub(crate) fn run(args: &Args) -> Result<bool> {
+    let seed = args.seed.unwrap_or_else(plan::seed_from_clock);
+    // Bad input is refused before anything is built or started.
+    let mut plans = (0..args.repeat)
+        .map(|index| Plan::new(args, plan::seed_of_run(seed, index)))
+        .collect::<Result<Vec<Plan>>>()?;
+    let program = match &args.program {
+        Some(program) => program.clone(),
+        None => crate::cargo::build_example("ep-buffer", "moe_layer")?,
+    };
+    let mut accounts = Vec::new();
+    for (index, plan) in plans.drain(..).enumerate() {
+        let (account, svg) = run_once(args, &plan, &program, index)?;
+        if args.repeat == 1 {
+            report::print(&account);
+        } else {
+            report::print_row(index, &account);
+        }
+        // Of several runs the first failed one is the one to look at, or the last.
+        let failed_before = accounts.iter().any(|a: &Account| !a.verified);
+        if let Some(path) = args.svg.as_deref().filter(|_| !failed_before) {
+            write(path, &svg)?;
+        }
+        accounts.push(account);
+    }
+    let verified = accounts.iter().all(|a| a.verified);
+    if args.repeat > 1 {
+        let count = accounts.iter().filter(|a| a.verified).count();
+        println!("{count} of {} runs verified", accounts.len());
+    }
+    if let Some(path) = &args.json {
+        write(path, &json(&accounts)?)?;
+    }
+    Ok(verified)
+}
+
+fn run_once(args: &Args, plan: &Plan, program: &Path, index: usize) -> Result<(Account, String)> {
+    let (_scratch, logs) = logs(args, index)?;
+    let setup = Setup {
+        program: program.to_path_buf(),
+        store_port: store_port(args)?,
+        logs,
+    };
+    let bar = ProgressBar::new(plan.steps);
+    let style = "{bar:40} step {pos}/{len}  {elapsed}  {msg}";
+    bar.set_style(ProgressStyle::with_template(style)?);
+    bar.set_message("starting");
+    let limit = Duration::from_secs(args.deadline_s);
+    let record = orchestrate::run(plan, &setup, limit, &bar);
+    bar.finish_and_clear();
+    let record = record?;
+    let account = account(plan, &record);
+    let svg = timeline::draw(plan, &record, &account);
+    Ok((account, svg))
+}
+
+/// A directory for what the processes print, and what keeps it alive.
+fn logs(args: &Args, index: usize) -> Result<(Option<tempfile::TempDir>, PathBuf)> {
+    let Some(dir) = &args.keep_logs else {
+        let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
+        let path = scratch.path().to_path_buf();
+        return Ok((Some(scratch), path));
+    };
+    let dir = if args.repeat > 1 {
+        dir.join(format!("run{index}"))
+    } else {
+        dir.clone()
+    };
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    Ok((None, dir))
+}
+
+fn store_port(args: &Args) -> Result<u16> {
+    let port = args.store_port.unwrap_or(0);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .with_context(|| format!("port {port} of the store cannot be used"))?;
+    Ok(listener.local_addr()?.port())
+}
+
+fn json(accounts: &[Account]) -> Result<String> {
+    let text = match accounts {
+        [one] => serde_json::to_string_pretty(one),
+        several => serde_json::to_string_pretty(&serde_json::json!({
+            "verified": several.iter().all(|a| a.verified),
+            "runs": several,
+        })),
+    };
+    text.context("the account does not fit into JSON")
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,270 @@
+//! The processes of one run: started, heard, killed, and never left behind.
+
+use super::events::Event;
+use super::plan::{Plan, name_of};
+use super::record::{Death, Life, Record};
+use crate::supervised;
+use anyhow::{Context, Result};
+use rustix::time::{ClockId, clock_gettime};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+/// Lines of a failed process's log that are shown.
+const LOG_TAIL: usize = 4;
+
+/// What does not change from process to process of a run.
+pub(crate) struct Setup {
+    pub(crate) program: PathBuf,
+    pub(crate) store_port: u16,
+    pub(crate) logs: PathBuf,
+}
+
+/// `CLOCK_MONOTONIC` in microseconds.
+pub(crate) fn now_us() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000
+        + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000
+}
+
+enum Line {
+    Said(u64, String),
+    /// The process closed its output: it ended, or is about to.
+    Closed,
+}
+
+/// All processes of one run. Dropping it kills those that still live.
+pub(crate) struct Processes<'a> {
+    plan: &'a Plan,
+    setup: &'a Setup,
+    pub(crate) record: Record,
+    /// By life; `None` once its end was taken note of.
+    children: Vec<Option<Child>>,
+    lines: Receiver<(usize, Line)>,
+    speakers: Sender<(usize, Line)>,
+}
+
+impl<'a> Processes<'a> {
+    pub(crate) fn new(plan: &'a Plan, setup: &'a Setup) -> Self {
+        let (speakers, lines) = channel();
+        Self {
+            plan,
+            setup,
+            record: Record::default(),
+            children: Vec::new(),
+            lines,
+            speakers,
+        }
+    }
+
+    /// Starts a process for `rank`: one of the first ones, or the one that takes the
+    /// place of kill number `replaces`.
+    pub(crate) fn spawn(&mut self, rank: u32, replaces: Option<usize>) -> Result<()> {
+        let index = self.children.len();
+        let log = |kind: &str| {
+            let number = self.record.lives.iter().filter(|l| l.rank == rank).count() + 1;
+            let path = self
+                .setup
+                .logs
+                .join(format!("rank{rank}-life{number}.{kind}"));
+            File::create(&path).with_context(|| format!("cannot write {}", path.display()))
+        };
+        let (heard, stderr) = (log("jsonl")?, log("log")?);
+        let mut command = supervised::command(&self.setup.program);
+        command
+            .args(arguments(self.plan, rank, self.setup.store_port))
+            .args(replaces.map(|_| "--join"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr);
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start a process for rank {rank}"))?;
+        let stdout = child.stdout.take();
+        self.children.push(Some(child));
+        self.record.lives.push(Life::new(rank, now_us(), replaces));
+        let speaker = self.speakers.clone();
+        if let Some(stdout) = stdout {
+            std::thread::spawn(move || listen(index, stdout, heard, &speaker));
+        }
+        Ok(())
+    }
+
+    /// Takes in what processes say, for at most `limit`; returns early after the
+    /// first thing said.
+    pub(crate) fn hear(&mut self, limit: Duration) {
+        let first = match self.lines.recv_timeout(limit) {
+            Ok(first) => first,
+            // We hold a sender ourselves, so the channel cannot be closed.
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+        };
+        self.take_in(first);
+        while let Ok(next) = self.lines.try_recv() {
+            self.take_in(next);
+        }
+    }
+
+    fn take_in(&mut self, (index, line): (usize, Line)) {
+        match line {
+            Line::Said(at, text) => {
+                let Some(life) = self.record.lives.get_mut(index) else {
+                    return;
+                };
+                match serde_json::from_str(&text) {
+                    Ok(event) => life.heard.push((at, event)),
+                    // A killed process may end in the middle of a line.
+                    Err(_) if life.killed.is_some() => {}
+                    Err(error) => {
+                        let rank = life.rank;
+                        self.record
+                            .problems
+                            .push(format!("rank {rank} said '{text}': {error}"));
+                    }
+                }
+            }
+            Line::Closed => self.bury(index),
+        }
+    }
+
+    /// Sends SIGKILL for the plan's kill number `kill`.
+    pub(crate) fn kill(&mut self, index: usize, kill: usize) -> Result<()> {
+        let child = self.children.get_mut(index).and_then(Option::as_mut);
+        let life = self.record.lives.get_mut(index);
+        let (child, life) = child.zip(life).context("the process to kill has ended")?;
+        life.killed = Some(Death {
+            kill,
+            at_us: now_us(),
+        });
+        child.kill().context("cannot kill a process")
+    }
+
+    /// Waits for a process that closed its output, and notes how it ended.
+    fn bury(&mut self, index: usize) {
+        let Some(mut child) = self.children.get_mut(index).and_then(Option::take) else {
+            return;
+        };
+        let Some(life) = self.record.lives.get(index) else {
+            return;
+        };
+        // It should end at once; one that only closed its output gets no more time.
+        let mut status = child.try_wait();
+        for _ in 0..200 {
+            if !matches!(status, Ok(None)) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+            status = child.try_wait();
+        }
+        let status = match status {
+            Ok(Some(status)) if status.success() || life.killed.is_some() => return,
+            Ok(Some(status)) => status.to_string(),
+            Ok(None) => {
+                kill_and_wait(&mut child);
+                "did not end after it had closed its output".to_owned()
+            }
+            Err(error) => error.to_string(),
+        };
+        let mut said: Vec<&str> = life
+            .heard
+            .iter()
+            .filter_map(|(_, event)| match event {
+                Event::Error { message } => Some(message.as_str()),
+                _ => None,
+            })
+            .collect();
+        let rank = life.rank;
+        let number = self.record.lives.iter().take(index);
+        let number = number.filter(|l| l.rank == rank).count() + 1;
+        let log = tail(&self.setup.logs.join(format!("rank{rank}-life{number}.log")));
+        if said.is_empty() {
+            said = log.iter().map(String::as_str).collect();
+        }
+        let problem = format!("rank {rank} ended with {status}: {}", said.join(" | "));
+        self.record.problems.push(problem);
+    }
+
+    /// Whether any process has not ended yet.
+    pub(crate) fn any_left(&self) -> bool {
+        self.children.iter().any(Option::is_some)
+    }
+
+    /// The process that is `rank` now, if it lives.
+    pub(crate) fn current(&self, rank: u32) -> Option<usize> {
+        let index = self.record.lives.iter().rposition(|l| l.rank == rank)?;
+        let lives = self.children.get(index)?.is_some();
+        (lives && self.record.lives.get(index)?.killed.is_none()).then_some(index)
+    }
+
+    /// Kills everything that is left.
+    pub(crate) fn end(&mut self) {
+        for child in self.children.iter_mut().flatten() {
+            kill_and_wait(child);
+        }
+        self.children.fill_with(|| None);
+    }
+}
+
+impl Drop for Processes<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn kill_and_wait(child: &mut Child) {
+    // An error means that the process has ended, which is what is wanted.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn arguments(plan: &Plan, rank: u32, store_port: u16) -> Vec<String> {
+    let mut arguments: Vec<String> = [
+        ("rank", rank.to_string()),
+        ("capacity", plan.ranks.to_string()),
+        ("initial", plan.ranks.to_string()),
+        ("store", format!("127.0.0.1:{store_port}")),
+        ("experts", plan.experts.to_string()),
+        ("hidden", plan.hidden.to_string()),
+        ("tokens", plan.tokens.to_string()),
+        ("top-k", plan.top_k.to_string()),
+        ("steps", plan.steps.to_string()),
+        ("routing", name_of(plan.routing)),
+        ("seed", plan.seed.to_string()),
+        ("path", name_of(plan.path)),
+        ("lanes", plan.lanes.to_string()),
+        ("time-out-ms", plan.time_out_ms.to_string()),
+    ]
+    .into_iter()
+    .map(|(flag, value)| format!("--{flag}={value}"))
+    .collect();
+    if rank == 0 {
+        arguments.push("--serve-store".to_owned());
+    }
+    arguments
+}
+
+fn listen(index: usize, stdout: ChildStdout, mut log: File, speaker: &Sender<(usize, Line)>) {
+    for line in BufReader::new(stdout).lines() {
+        let Ok(line) = line else { break };
+        let at = now_us();
+        // The log is a help for people; the run does not depend on it.
+        let _ = writeln!(log, "{line}");
+        if speaker.send((index, Line::Said(at, line))).is_err() {
+            return;
+        }
+    }
+    let _ = speaker.send((index, Line::Closed));
+}
+
+fn tail(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+    let skipped = lines.len().saturating_sub(LOG_TAIL);
+    lines
+        .iter()
+        .skip(skipped)
+        .map(|l| (*l).to_owned())
+        .collect()
+}
