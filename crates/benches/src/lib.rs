@@ -1,1 +1,3 @@
-//! benches
+//! Loads and measuring code that the benchmarks and `cargo xtask` share.
+
+pub mod memheap_loads;

@@ -1,8 +1,11 @@
 //! Receipts.
 
-use core::num::NonZeroU64;
+use core::num::NonZeroU32;
 
+use crate::generation::{Stamp, shift_of};
 use crate::nodes::LIVE;
+use core::fmt;
+use core::num::NonZeroU64;
 
 /// The receipt for an allocated piece of a [`Heap`](crate::Heap).
 ///
@@ -11,72 +14,121 @@ use crate::nodes::LIVE;
 /// [`Heap::free_at`](crate::Heap::free_at)).
 ///
 /// # Invariants
-/// The generation is unique among all blocks its heap ever handed out, so a
-/// receipt that was taken apart and put together again is recognised when it no
-/// longer stands for a live block. It has the bit `LIVE`, which no node that is
-/// not a live block has in the same place.
-#[derive(Debug, PartialEq, Eq, Hash)]
+/// The generation is unique among all blocks that heaps of this process ever
+/// handed out, so a heap recognises a receipt that does not stand for one of its
+/// live blocks.
+// 20 bytes: programs keep one per live block, and freeing in any order reads
+// them in any order.
+#[derive(PartialEq, Eq, Hash)]
 #[must_use = "a block that is dropped stays allocated"]
 pub struct Block {
-    pub(crate) offset: u64,
-    pub(crate) size: u64,
-    pub(crate) generation: NonZeroU64,
-    pub(crate) node: u32,
-    pub(crate) heap: u32,
+    /// In granules.
+    offset: u32,
+    /// In granules.
+    size: u32,
+    stamp_low: u32,
+    /// Has the bit that marks live blocks.
+    stamp_high: NonZeroU32,
+    node: u32,
 }
 
+const LIVE_HIGH: NonZeroU32 = match NonZeroU32::new((LIVE >> 32) as u32) {
+    Some(bit) => bit,
+    None => NonZeroU32::MAX,
+};
+
 impl Block {
+    #[inline]
+    pub(crate) fn new(offset: u32, size: u32, stamp: Stamp, node: u32) -> Self {
+        Self {
+            offset,
+            size,
+            stamp_low: stamp.get() as u32,
+            stamp_high: LIVE_HIGH | (stamp.get() >> 32) as u32,
+            node,
+        }
+    }
+
     /// Distance from the start of the heap, in bytes.
     #[inline]
     pub fn offset(&self) -> u64 {
-        self.offset
+        u64::from(self.offset) << shift_of(self.stamp())
     }
 
     /// Bytes that belong to the block: what was asked for, rounded up to the
     /// heap's granule. Never zero.
     #[inline]
     pub fn size(&self) -> u64 {
-        self.size
+        u64::from(self.size) << shift_of(self.stamp())
     }
 
     /// One past the last byte.
     #[inline]
     pub fn end(&self) -> u64 {
-        self.offset + self.size
+        self.offset() + self.size()
     }
 
     /// The block's bytes as offsets from the start of the heap.
     #[inline]
     pub fn range(&self) -> core::ops::Range<u64> {
-        self.offset..self.end()
+        self.offset()..self.end()
+    }
+
+    /// Number of the allocation, which no other allocation of this process has.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.stamp()
+    }
+
+    #[inline]
+    pub(crate) fn stamp(&self) -> u64 {
+        u64::from(self.stamp_high.get()) << 32 | u64::from(self.stamp_low)
+    }
+
+    #[inline]
+    pub(crate) fn node(&self) -> u32 {
+        self.node
+    }
+
+    /// Whether the block is that many granules from that granule on.
+    #[inline]
+    pub(crate) fn is_at(&self, offset: u32, size: u32) -> bool {
+        self.offset == offset && self.size == size
     }
 
     /// Takes the receipt apart into plain numbers.
-    #[inline]
     pub fn into_parts(self) -> BlockParts {
         BlockParts {
-            offset: self.offset,
-            size: self.size,
-            generation: self.generation.get(),
+            offset: self.offset(),
+            size: self.size(),
+            generation: self.generation(),
             node: self.node,
-            heap: self.heap,
         }
     }
 
     /// Puts a receipt together from plain numbers, which may be anything: the
-    /// heap checks all of them when the block comes back. `None` for parts that no
-    /// receipt can have: size zero, `offset + size` beyond 64 bits, or a
-    /// generation that is never given.
+    /// heap checks all of them when the block comes back. `None` for numbers that
+    /// no receipt has, such as size zero.
     pub fn from_parts(parts: BlockParts) -> Option<Self> {
+        let stamp = NonZeroU64::new(parts.generation).filter(|s| s.get() & LIVE != 0)?;
+        let shift = shift_of(stamp.get());
+        let granules = |bytes: u64| {
+            let granules = u32::try_from(bytes >> shift).ok()?;
+            (u64::from(granules) << shift == bytes).then_some(granules)
+        };
+        let (offset, size) = (granules(parts.offset)?, granules(parts.size)?);
         parts.offset.checked_add(parts.size)?;
-        let generation = NonZeroU64::new(parts.generation).filter(|g| g.get() & LIVE != 0)?;
-        (parts.size != 0).then_some(Self {
-            offset: parts.offset,
-            size: parts.size,
-            generation,
-            node: parts.node,
-            heap: parts.heap,
-        })
+        (size != 0).then(|| Self::new(offset, size, stamp, parts.node))
+    }
+}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Block")
+            .field("offset", &self.offset())
+            .field("size", &self.size())
+            .field("generation", &format_args!("{:#x}", self.generation()))
+            .finish_non_exhaustive()
     }
 }
 
@@ -87,10 +139,8 @@ pub struct BlockParts {
     pub offset: u64,
     /// See [`Block::size`].
     pub size: u64,
-    /// Serial number of the allocation within its heap, with the top bit set.
+    /// See [`Block::generation`].
     pub generation: u64,
     /// Where the heap keeps the block's record.
     pub node: u32,
-    /// Which heap of this process handed the block out.
-    pub heap: u32,
 }

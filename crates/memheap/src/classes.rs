@@ -8,8 +8,8 @@ use crate::nodes::{NIL, Nodes};
 
 /// log2 of the classes per power of two.
 const STEP_BITS: u32 = 4;
-/// Classes that a 64-bit size can fall into.
-const CLASSES: usize = ((64 - STEP_BITS as usize) << STEP_BITS) + (1 << STEP_BITS);
+/// Classes that a 32-bit size can fall into.
+const CLASSES: usize = ((32 - STEP_BITS as usize) << STEP_BITS) + (1 << STEP_BITS);
 const WORDS: usize = CLASSES.div_ceil(64);
 
 /// Index of a list of free blocks.
@@ -17,20 +17,20 @@ pub(crate) type Class = usize;
 
 /// Bits of a size that its class does not see.
 #[inline]
-fn dropped_bits(size: u64) -> u32 {
-    (63 - STEP_BITS) - (size | (1 << STEP_BITS)).leading_zeros()
+fn dropped_bits(size: u32) -> u32 {
+    (31 - STEP_BITS) - (size | (1 << STEP_BITS)).leading_zeros()
 }
 
 /// The class that a free block of `size` belongs to.
 #[inline]
-pub(crate) fn class_of(size: u64) -> Class {
+pub(crate) fn class_of(size: u32) -> Class {
     let dropped = dropped_bits(size);
     ((dropped << STEP_BITS) as usize) + (size >> dropped) as usize
 }
 
 /// The lowest class whose every block holds `size`. May be one past the last.
 #[inline]
-pub(crate) fn class_holding(size: u64) -> Class {
+pub(crate) fn class_holding(size: u32) -> Class {
     let dropped = dropped_bits(size);
     let rest = size & ((1 << dropped) - 1);
     ((dropped << STEP_BITS) as usize) + (size >> dropped) as usize + usize::from(rest != 0)
@@ -122,15 +122,15 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    fn edges() -> Vec<u64> {
-        let mut sizes: Vec<u64> = (1..2000).collect();
-        for bit in 5..64 {
-            for step in 16..32u64 {
+    fn edges() -> Vec<u32> {
+        let mut sizes: Vec<u32> = (1..2000).collect();
+        for bit in 5..32 {
+            for step in 16..32u32 {
                 let edge = if bit >= 4 { step << (bit - 4) } else { step };
                 sizes.extend([edge.wrapping_sub(1), edge, edge.wrapping_add(1)]);
             }
         }
-        sizes.push(u64::MAX);
+        sizes.push(u32::MAX);
         sizes.retain(|s| *s != 0);
         sizes.sort_unstable();
         sizes.dedup();

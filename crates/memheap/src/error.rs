@@ -75,15 +75,8 @@ impl core::error::Error for AllocError {}
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FreeError {
-    /// Another heap handed the block out.
-    OtherHeap {
-        /// The receipt, unchanged.
-        block: Block,
-        /// Number of the heap that was asked.
-        heap: u32,
-    },
-    /// No live block of this heap has that receipt: it was freed already (by
-    /// offset, say), or its parts were made up.
+    /// No live block of this heap has that receipt: another heap handed it out,
+    /// or it was freed already (by offset, say), or its parts were made up.
     NotLive {
         /// The receipt, unchanged.
         block: Block,
@@ -94,7 +87,7 @@ impl FreeError {
     /// The receipt that was refused.
     pub fn into_block(self) -> Block {
         match self {
-            Self::OtherHeap { block, .. } | Self::NotLive { block } => block,
+            Self::NotLive { block } => block,
         }
     }
 }
@@ -102,15 +95,12 @@ impl FreeError {
 impl fmt::Display for FreeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OtherHeap { block, heap } => write!(
-                f,
-                "block at {} belongs to heap {}, not to heap {heap}",
-                block.offset, block.heap
-            ),
             Self::NotLive { block } => write!(
                 f,
-                "block at {} of generation {:#x} is not allocated",
-                block.offset, block.generation
+                "block of {} bytes at {}, generation {:#x}, is not allocated in this heap",
+                block.size(),
+                block.offset(),
+                block.generation()
             ),
         }
     }
@@ -161,12 +151,14 @@ impl core::error::Error for FreeAtError {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GrowError {
-    /// The sum does not fit 64 bits.
-    Overflow {
+    /// The sum exceeds what the heap's granule can reach.
+    TooLarge {
         /// The heap's size in bytes.
         size: u64,
         /// Bytes that were to be added.
         by: u64,
+        /// The largest size that the heap can have, in bytes.
+        limit: u64,
     },
     /// The process has no memory for the heap's own records.
     NoRecords {
@@ -178,9 +170,10 @@ pub enum GrowError {
 impl fmt::Display for GrowError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Overflow { size, by } => {
-                write!(f, "a heap of {size} bytes cannot grow by {by}")
-            }
+            Self::TooLarge { size, by, limit } => write!(
+                f,
+                "a heap of {size} bytes cannot grow by {by}: its granule reaches {limit} bytes"
+            ),
             Self::NoRecords { records } => {
                 write!(f, "no memory for records beyond the {records} in use")
             }
@@ -199,6 +192,13 @@ pub enum GranuleError {
         /// The granule that was given, in bytes.
         granule: u64,
     },
+    /// The size is more than 2^32 - 1 granules.
+    TooFine {
+        /// The granule that was given, in bytes.
+        granule: u64,
+        /// The finest granule for the size, in bytes.
+        limit: u64,
+    },
 }
 
 impl fmt::Display for GranuleError {
@@ -207,6 +207,10 @@ impl fmt::Display for GranuleError {
             Self::NotPowerOfTwo { granule } => {
                 write!(f, "granule {granule} is not a power of two")
             }
+            Self::TooFine { granule, limit } => write!(
+                f,
+                "granule {granule} is too fine for the heap's size, which needs at least {limit}"
+            ),
         }
     }
 }

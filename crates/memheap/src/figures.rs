@@ -15,16 +15,16 @@ impl Heap {
             let list = self.classes.list(&self.nodes, class);
             list.map(|node| self.nodes[node].size).max()
         });
-        largest.unwrap_or(0) << self.shift
+        self.bytes(largest.unwrap_or(0))
     }
 
     /// The heap's figures. As cheap as [`largest_free`](Self::largest_free).
     pub fn stats(&self) -> Stats {
-        let free = self.free << self.shift;
+        let free = self.bytes(self.free);
         let largest_free = self.largest_free();
         Stats {
             capacity: self.capacity(),
-            used: (self.units() - self.free) << self.shift,
+            used: self.bytes(self.units() - self.free),
             free,
             blocks: self.live,
             free_blocks: self.nodes.in_use() - self.live,
@@ -34,8 +34,8 @@ impl Heap {
             } else {
                 1.0 - largest_free as f64 / free as f64
             },
-            peak_used: self.peak << self.shift,
-            high_water: self.high_water << self.shift,
+            peak_used: self.bytes(self.peak),
+            high_water: self.bytes(self.high_water),
         }
     }
 
@@ -77,7 +77,8 @@ impl Iterator for Blocks<'_> {
             self.next = node.next;
             if !node.is_free() {
                 self.left -= 1;
-                return Some(node.offset << self.shift..(node.offset + node.size) << self.shift);
+                let start = u64::from(node.offset) << self.shift;
+                return Some(start..start + (u64::from(node.size) << self.shift));
             }
         }
         None

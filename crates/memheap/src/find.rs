@@ -6,7 +6,7 @@ use crate::nodes::{NIL, Nodes};
 impl Classes {
     /// A free block that holds `size` granules, and its class.
     #[inline]
-    pub(crate) fn find(&self, nodes: &Nodes, size: u64) -> Option<(Class, u32)> {
+    pub(crate) fn find(&self, nodes: &Nodes, size: u32) -> Option<(Class, u32)> {
         match self.first_from(class_holding(size)) {
             Some(class) => Some((class, self.head(class))),
             None => self.find_in_own_class(nodes, size),
@@ -15,7 +15,7 @@ impl Classes {
 
     /// Looks through the one class of which some blocks fit and some do not.
     #[cold]
-    fn find_in_own_class(&self, nodes: &Nodes, size: u64) -> Option<(Class, u32)> {
+    fn find_in_own_class(&self, nodes: &Nodes, size: u32) -> Option<(Class, u32)> {
         let class = class_of(size);
         let node = self.list(nodes, class).find(|n| nodes[*n].size >= size)?;
         Some((class, node))
@@ -26,9 +26,9 @@ impl Classes {
     pub(crate) fn find_aligned(
         &self,
         nodes: &Nodes,
-        size: u64,
-        align: u64,
-    ) -> Option<(Class, u32, u64)> {
+        size: u32,
+        align: u32,
+    ) -> Option<(Class, u32, u32)> {
         let first = self.first_from(class_holding(size));
         if let Some(class) = first {
             let node = self.head(class);
@@ -51,9 +51,9 @@ impl Classes {
     fn find_aligned_anywhere(
         &self,
         nodes: &Nodes,
-        size: u64,
-        align: u64,
-    ) -> Option<(Class, u32, u64)> {
+        size: u32,
+        align: u32,
+    ) -> Option<(Class, u32, u32)> {
         let mut next = self.first_from(class_of(size));
         while let Some(class) = next {
             for node in self.list(nodes, class) {
@@ -82,7 +82,7 @@ impl Classes {
 /// Granules between the start of a free block and the first multiple of `align`
 /// in it, if `size` fits behind them.
 #[inline]
-fn front_to_align(nodes: &Nodes, node: u32, size: u64, align: u64) -> Option<u64> {
+fn front_to_align(nodes: &Nodes, node: u32, size: u32, align: u32) -> Option<u32> {
     let node = &nodes[node];
     let front = node.offset.wrapping_neg() & (align - 1);
     (front <= node.size && node.size - front >= size).then_some(front)

@@ -1,11 +1,9 @@
 //! The heap itself: allocate and free.
 
-use core::num::NonZeroU64;
-use core::sync::atomic::{AtomicU32, Ordering};
-
 use crate::classes::{Class, Classes, class_of};
+use crate::generation::Stamps;
 use crate::index::OffsetIndex;
-use crate::nodes::{LIVE, NIL, Node, Nodes};
+use crate::nodes::{NIL, Node, Nodes};
 use crate::{AllocError, Block, FreeAtError, FreeError, GranuleError};
 
 /// Nodes that one allocation can need: the block, and what is left above it
@@ -15,11 +13,16 @@ const NODES_PER_ALLOC: u32 = 2;
 /// Nodes that a new heap has.
 const SPARES_AT_FIRST: u32 = 15;
 
+/// log2 of the finest granule for a size.
+fn finest_shift(size: u64) -> u32 {
+    (u64::BITS - size.leading_zeros()).saturating_sub(u32::BITS)
+}
+
 /// An allocator of offsets in `0..size`.
 ///
 /// [`alloc`](Self::alloc) and [`free`](Self::free) take constant time; see
 /// there for the one exception. Blocks are rounded up to the granule, and every
-/// offset is a multiple of it.
+/// offset is a multiple of it. A heap has at most 2^32 - 1 granules.
 ///
 /// # Invariants
 /// Live and free blocks tile the heap; no two neighbours are both free; every
@@ -33,65 +36,69 @@ pub struct Heap {
     pub(crate) size: u64,
     /// log2 of the granule.
     pub(crate) shift: u32,
-    id: u32,
     /// Granules in free blocks.
-    pub(crate) free: u64,
+    pub(crate) free: u32,
     /// Granules in live blocks at most, so far.
-    pub(crate) peak: u64,
+    pub(crate) peak: u32,
     /// Highest end of a block so far, in granules.
-    pub(crate) high_water: u64,
-    /// Generation of the youngest block.
-    generation: NonZeroU64,
+    pub(crate) high_water: u32,
+    stamps: Stamps,
     pub(crate) live: usize,
 }
 
 impl Heap {
-    /// A heap of `size` bytes in which every byte can be addressed: granule 1.
+    /// A heap of `size` bytes with the finest granule that reaches so far: one
+    /// byte below 4 GiB, two bytes below 8 GiB, and so on.
     ///
     /// Bookkeeping memory is allocated as blocks come to be, and reused.
     pub fn new(size: u64) -> Self {
-        Self::with_shift(size, 0)
+        Self::with_shift(size, finest_shift(size))
     }
 
     /// A heap of `size` bytes that hands out multiples of `granule` bytes.
     ///
-    /// A coarser granule leaves fewer odd pieces behind. Where `size` is not a
-    /// multiple of `granule`, the rest at the end is not used.
+    /// A coarser granule leaves fewer odd pieces behind, and more room to
+    /// [`grow`](Self::grow). Where `size` is not a multiple of `granule`, the rest
+    /// at the end is not used.
     ///
     /// # Errors
-    /// [`GranuleError::NotPowerOfTwo`].
+    /// See [`GranuleError`].
     pub fn with_granule(size: u64, granule: u64) -> Result<Self, GranuleError> {
         if !granule.is_power_of_two() {
             return Err(GranuleError::NotPowerOfTwo { granule });
         }
-        Ok(Self::with_shift(size, granule.trailing_zeros()))
+        let (shift, finest) = (granule.trailing_zeros(), finest_shift(size));
+        if shift < finest {
+            return Err(GranuleError::TooFine {
+                granule,
+                limit: 1 << finest,
+            });
+        }
+        Ok(Self::with_shift(size, shift))
     }
 
     fn with_shift(size: u64, shift: u32) -> Self {
-        static NEXT_ID: AtomicU32 = AtomicU32::new(0);
-        let units = size >> shift;
         let mut heap = Self {
             nodes: Nodes::with_spares(SPARES_AT_FIRST),
             classes: Classes::new(),
             index: None,
             size,
             shift,
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             free: 0,
             peak: 0,
             high_water: 0,
-            generation: NonZeroU64::MIN | LIVE,
+            stamps: Stamps::new(shift),
             live: 0,
         };
-        if units != 0 {
-            heap.append(0, units);
+        if heap.units() != 0 {
+            heap.append(0, heap.units());
         }
         heap
     }
 
     /// Bytes that the heap manages: its size, rounded down to whole granules.
     pub fn capacity(&self) -> u64 {
-        self.units() << self.shift
+        self.bytes(self.units())
     }
 
     /// The unit of sizes and offsets, in bytes; a power of two.
@@ -100,8 +107,14 @@ impl Heap {
     }
 
     /// Granules in all.
-    pub(crate) fn units(&self) -> u64 {
-        self.size >> self.shift
+    #[inline]
+    pub(crate) fn units(&self) -> u32 {
+        (self.size >> self.shift) as u32
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&self, units: u32) -> u64 {
+        u64::from(units) << self.shift
     }
 
     /// Allocates `size` bytes at a multiple of `align`.
@@ -118,35 +131,32 @@ impl Heap {
         if size == 0 || !align.is_power_of_two() {
             return Err(self.why_not(size, align));
         }
-        let units = ((size - 1) >> self.shift) + 1;
+        let Ok(units) = u32::try_from(((size - 1) >> self.shift) + 1) else {
+            return Err(self.why_not(size, align));
+        };
         if self.nodes.spares() < NODES_PER_ALLOC || self.index.is_some() {
             self.make_room()?;
         }
-        let node = if align >> self.shift <= 1 {
-            self.take(units)
+        let found = if align >> self.shift <= 1 {
+            let found = self.classes.find(&self.nodes, units);
+            found.map(|(class, free)| (class, free, 0))
+        } else if align <= self.size {
+            // Fits, since the heap's size in granules does.
+            let align = (align >> self.shift) as u32;
+            self.classes.find_aligned(&self.nodes, units, align)
         } else {
-            self.take_aligned(units, align >> self.shift)
+            None
         };
-        match node {
-            Some(node) => Ok(self.receipt(node)),
+        match found {
+            Some((class, free, front)) => Ok(self.carve(class, free, front, units)),
             None => Err(self.why_not(size, align)),
         }
-    }
-
-    fn take(&mut self, units: u64) -> Option<u32> {
-        let (class, free) = self.classes.find(&self.nodes, units)?;
-        Some(self.carve(class, free, 0, units))
-    }
-
-    fn take_aligned(&mut self, units: u64, align: u64) -> Option<u32> {
-        let (class, free, front) = self.classes.find_aligned(&self.nodes, units, align)?;
-        Some(self.carve(class, free, front, units))
     }
 
     /// Turns `units` granules of the free block `free`, which hangs in `class`,
     /// into a live block; `front` granules below it stay free.
     #[inline]
-    fn carve(&mut self, class: Class, free: u32, front: u64, units: u64) -> u32 {
+    fn carve(&mut self, class: Class, free: u32, front: u32, units: u32) -> Block {
         let Node {
             offset,
             size,
@@ -156,17 +166,16 @@ impl Heap {
         } = self.nodes[free];
         let start = offset + front;
         let back = size - front - units;
-        self.generation = self.generation.saturating_add(1);
         self.free -= units;
         self.live += 1;
         self.peak = self.peak.max(self.units() - self.free);
         self.high_water = self.high_water.max(start + units);
-        let stamp = self.generation.get();
+        let stamp = self.stamps.next();
 
         let block = match (front, back) {
             (0, 0) => {
                 self.classes.remove(&mut self.nodes, class, free);
-                self.nodes[free].set_stamp(stamp);
+                self.nodes[free].set_stamp(stamp.get());
                 free
             }
             (0, _) => {
@@ -200,12 +209,12 @@ impl Heap {
         if let Some(index) = &mut self.index {
             index.insert(&self.nodes, block);
         }
-        block
+        Block::new(start, units, stamp, block)
     }
 
     /// Changes the size of a free block, moving it to another list if need be.
     #[inline]
-    pub(crate) fn resize_free(&mut self, class: Class, free: u32, size: u64) {
+    pub(crate) fn resize_free(&mut self, class: Class, free: u32, size: u32) {
         self.nodes[free].size = size;
         let now = class_of(size);
         if now != class {
@@ -214,22 +223,10 @@ impl Heap {
         }
     }
 
-    #[inline]
-    fn receipt(&self, node: u32) -> Block {
-        let Node { offset, size, .. } = self.nodes[node];
-        Block {
-            offset: offset << self.shift,
-            size: size << self.shift,
-            generation: self.generation,
-            node,
-            heap: self.id,
-        }
-    }
-
     /// The error for a request that found nothing.
     #[cold]
     fn why_not(&self, size: u64, align: u64) -> AllocError {
-        let free = self.free << self.shift;
+        let free = self.bytes(self.free);
         if size == 0 {
             AllocError::ZeroSize
         } else if !align.is_power_of_two() {
@@ -272,22 +269,12 @@ impl Heap {
     /// See [`FreeError`]; it holds the receipt, and the heap is as it was.
     #[inline]
     pub fn free(&mut self, block: Block) -> Result<(), FreeError> {
-        if block.heap != self.id {
-            return Err(FreeError::OtherHeap {
-                block,
-                heap: self.id,
-            });
-        }
-        match self.nodes.get(block.node) {
-            Some(node)
-                if node.stamp() == block.generation.get()
-                    && node.offset << self.shift == block.offset
-                    && node.size << self.shift == block.size =>
-            {
+        match self.nodes.get(block.node()) {
+            Some(node) if node.stamp() == block.stamp() && block.is_at(node.offset, node.size) => {
                 if let Some(index) = &mut self.index {
-                    index.remove(&self.nodes, block.node);
+                    index.remove(&self.nodes, block.node());
                 }
-                self.release(block.node);
+                self.release(block.node());
                 Ok(())
             }
             _ => Err(FreeError::NotLive { block }),
@@ -322,7 +309,7 @@ impl Heap {
         if offset & ((1 << self.shift) - 1) != 0 {
             return Err(not_allocated);
         }
-        let node = index.find(&self.nodes, offset >> self.shift);
+        let node = index.find(&self.nodes, (offset >> self.shift) as u32);
         let node = node.ok_or(not_allocated)?;
         index.remove(&self.nodes, node);
         self.release(node);

@@ -53,8 +53,8 @@ impl OffsetIndex {
     }
 
     /// Fibonacci hashing: the top bits of the product mix all bits of the offset.
-    fn home(&self, offset: u64) -> usize {
-        let hash = offset.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    fn home(&self, offset: u32) -> usize {
+        let hash = u64::from(offset).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         (hash >> (64 - self.slots.len().trailing_zeros())) as usize
     }
 
@@ -73,12 +73,12 @@ impl OffsetIndex {
     }
 
     /// The live block that starts at granule `offset`.
-    pub(crate) fn find(&self, nodes: &Nodes, offset: u64) -> Option<u32> {
+    pub(crate) fn find(&self, nodes: &Nodes, offset: u32) -> Option<u32> {
         let slot = self.slot_of(nodes, offset)?;
         Some(self.slots[slot])
     }
 
-    fn slot_of(&self, nodes: &Nodes, offset: u64) -> Option<usize> {
+    fn slot_of(&self, nodes: &Nodes, offset: u32) -> Option<usize> {
         let mut slot = self.home(offset);
         loop {
             match self.slots[slot] {

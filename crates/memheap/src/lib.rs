@@ -34,14 +34,19 @@ mod classes;
 mod error;
 mod figures;
 mod find;
+mod generation;
 mod heap;
 mod index;
 mod nodes;
 mod resize;
+#[cfg(feature = "sync")]
+mod shared;
 mod stats;
 
 pub use block::{Block, BlockParts};
 pub use error::{AllocError, FreeAtError, FreeError, GranuleError, GrowError};
 pub use figures::Blocks;
 pub use heap::Heap;
+#[cfg(feature = "sync")]
+pub use shared::SharedHeap;
 pub use stats::Stats;

@@ -4,6 +4,8 @@ use alloc::collections::TryReserveError;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::generation::Stamp;
+
 /// The sentinel's index: "no node", and the neighbour at both ends of the heap.
 pub(crate) const NIL: u32 = 0;
 /// Set in the stamp of every live block and in no link.
@@ -15,9 +17,9 @@ const LAST: usize = (1 << 31) - 1;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Node {
     /// First granule.
-    pub(crate) offset: u64,
+    pub(crate) offset: u32,
     /// Granules.
-    pub(crate) size: u64,
+    pub(crate) size: u32,
     /// Neighbour below.
     pub(crate) prev: u32,
     /// Neighbour above.
@@ -29,23 +31,25 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// A live block. `stamp` has the bit [`LIVE`].
+    /// A live block.
     #[inline]
-    pub(crate) fn live(offset: u64, size: u64, prev: u32, next: u32, stamp: u64) -> Self {
+    pub(crate) fn live(offset: u32, size: u32, prev: u32, next: u32, stamp: Stamp) -> Self {
+        let mut node = Self::free(offset, size, prev, next);
+        node.set_stamp(stamp.get());
+        node
+    }
+
+    /// A block that is free but in no list yet.
+    #[inline]
+    pub(crate) fn free(offset: u32, size: u32, prev: u32, next: u32) -> Self {
         Self {
             offset,
             size,
             prev,
             next,
-            low: stamp as u32,
-            high: (stamp >> 32) as u32,
+            low: NIL,
+            high: NIL,
         }
-    }
-
-    /// A block that is free but in no list yet.
-    #[inline]
-    pub(crate) fn free(offset: u64, size: u64, prev: u32, next: u32) -> Self {
-        Self::live(offset, size, prev, next, 0)
     }
 
     #[inline]

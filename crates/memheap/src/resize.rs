@@ -11,8 +11,9 @@ impl Heap {
     /// See [`GrowError`]; the heap is as it was.
     pub fn grow(&mut self, by: u64) -> Result<(), GrowError> {
         let size = self.size;
-        let grown = size.checked_add(by);
-        let grown = grown.ok_or(GrowError::Overflow { size, by })?;
+        let limit = u64::MAX >> u32::BITS.saturating_sub(self.shift);
+        let grown = size.checked_add(by).filter(|grown| *grown <= limit);
+        let grown = grown.ok_or(GrowError::TooLarge { size, by, limit })?;
         let records = self.nodes.in_use();
         let room = self.nodes.reserve(1);
         room.map_err(|_| GrowError::NoRecords { records })?;
@@ -40,7 +41,7 @@ impl Heap {
             self.nodes[NIL].prev = prev;
             self.nodes.recycle(last);
             self.free -= size;
-            self.size = offset << self.shift;
+            self.size = self.bytes(offset);
         } else {
             self.size = self.capacity();
         }
@@ -52,7 +53,7 @@ impl Heap {
     }
 
     /// Adds free granules at the end. A spare node must stand ready.
-    pub(crate) fn append(&mut self, offset: u64, units: u64) {
+    pub(crate) fn append(&mut self, offset: u32, units: u32) {
         let last = self.nodes[NIL].prev;
         self.free += units;
         if self.nodes[last].is_free() {

@@ -135,6 +135,7 @@ impl Pair {
         let heap_size = self.model.size;
         match self.heap.alloc(size, align) {
             Ok(block) => {
+                assert!(align <= heap_size);
                 assert_eq!(block.offset() % align, 0);
                 assert_eq!(block.offset() % self.model.granule, 0);
                 assert_eq!(block.size(), self.model.rounded(size));
