@@ -7,6 +7,7 @@
 
 mod cargo;
 mod demo;
+mod msrv;
 mod supervised;
 mod test;
 

@@ -1,6 +1,243 @@
-//! stub
+//! `cargo xtask test`: everything that must hold of the repository.
+
+use crate::cargo::{cargo, root};
+use crate::msrv;
+use anyhow::{Context, Result};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Crates that other projects use.
+const LIBRARIES: [&str; 5] = [
+    "mlx5gda-sys",
+    "memheap",
+    "soft-hca",
+    "ep-transport",
+    "ep-buffer",
+];
+
 #[derive(clap::Args)]
-pub(crate) struct Args {}
-pub(crate) fn run(_: &Args) -> anyhow::Result<bool> {
-    Ok(true)
+pub(crate) struct Args {
+    /// Only these parts (see the output for their names)
+    #[arg(long, value_name = "PART")]
+    only: Vec<String>,
+}
+
+/// Tests run by one part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl Counts {
+    fn add(&mut self, other: Counts) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+enum Outcome {
+    Passed,
+    Failed(String),
+}
+
+/// What a part found, and the tests that it counted.
+type Found = (Outcome, Counts);
+type Part = (&'static str, fn() -> Result<Found>);
+
+const PARTS: [Part; 8] = [
+    ("format", format),
+    ("clippy", clippy),
+    ("tests", tests),
+    ("doc-tests", doc_tests),
+    ("docs", docs),
+    ("downstream", downstream),
+    ("package", package),
+    ("msrv", minimum_rust),
+];
+
+/// Runs all parts, also after one has failed; whether all passed.
+pub(crate) fn run(args: &Args) -> Result<bool> {
+    for name in &args.only {
+        let known = PARTS.iter().any(|(part, _)| part == name);
+        anyhow::ensure!(known, "--only {name}: there is no such part");
+    }
+    let mut total = Counts::default();
+    let mut summary = Vec::new();
+    for (name, part) in PARTS {
+        if !args.only.is_empty() && !args.only.iter().any(|only| only == name) {
+            continue;
+        }
+        println!("== {name}");
+        let begun = Instant::now();
+        let (outcome, mut counts) =
+            part().unwrap_or_else(|e| (Outcome::Failed(format!("{e:#}")), Counts::default()));
+        let what = match outcome {
+            Outcome::Passed if counts == Counts::default() => "passed".to_owned(),
+            Outcome::Passed => format!("{} passed", counts.passed),
+            Outcome::Failed(why) => {
+                // A part may fail with no test of its own failing: a lint, a build.
+                counts.failed = counts.failed.max(1);
+                format!("FAILED: {why}")
+            }
+        };
+        summary.push(line(name, begun.elapsed(), &what));
+        total.add(counts);
+    }
+    println!("\n{}", summary.join("\n"));
+    println!(
+        "{} passed, {} failed, {} skipped",
+        total.passed, total.failed, total.skipped
+    );
+    Ok(total.failed == 0)
+}
+
+fn line(name: &str, took: Duration, what: &str) -> String {
+    format!("{name:<12}{:>7.1} s  {what}", took.as_secs_f64())
+}
+
+fn format() -> Result<Found> {
+    check(cargo()?.args(["fmt", "--all", "--check"]))
+}
+
+fn clippy() -> Result<Found> {
+    check(cargo()?.args([
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))
+}
+
+fn tests() -> Result<Found> {
+    let kinds = ["--lib", "--bins", "--tests", "--examples"];
+    check(
+        cargo()?
+            .args(["test", "--workspace", "--no-fail-fast"])
+            .args(kinds),
+    )
+}
+
+fn doc_tests() -> Result<Found> {
+    check(cargo()?.args(["test", "--workspace", "--no-fail-fast", "--doc"]))
+}
+
+fn docs() -> Result<Found> {
+    check(
+        cargo()?
+            .args(["doc", "--quiet", "--workspace", "--no-deps"])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )
+}
+
+/// A crate outside of the workspace uses the libraries as another project would.
+fn downstream() -> Result<Found> {
+    let manifest = root()?.join("tests/downstream/Cargo.toml");
+    let target = msrv::metadata()?.target_directory.join("downstream");
+    let (outcome, mut counts) = check(
+        cargo()?
+            .args(["run", "--quiet", "--manifest-path"])
+            .arg(manifest)
+            .arg("--target-dir")
+            .arg(target),
+    )?;
+    counts.passed += u64::from(matches!(outcome, Outcome::Passed));
+    Ok((outcome, counts))
+}
+
+/// Whether each library can be packaged; built from its package is what `tests` built already.
+fn package() -> Result<Found> {
+    let mut command = cargo()?;
+    command.args(["package", "--quiet", "--no-verify", "--allow-dirty"]);
+    for library in LIBRARIES {
+        command.args(["--package", library]);
+    }
+    check(&mut command)
+}
+
+/// Whether every dependency says that it builds with our oldest Rust.
+fn minimum_rust() -> Result<Found> {
+    let too_new = msrv::too_new(&msrv::metadata()?)?;
+    let outcome = if too_new.is_empty() {
+        Outcome::Passed
+    } else {
+        Outcome::Failed(too_new.join(", "))
+    };
+    Ok((outcome, Counts::default()))
+}
+
+/// Runs a command, shows what it prints, and counts the tests that it reports.
+fn check(command: &mut Command) -> Result<Found> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run cargo")?;
+    let mut counts = Counts::default();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines() {
+            let line = line.context("cannot read what cargo prints")?;
+            println!("{line}");
+            counts.add(counted(&line).unwrap_or_default());
+        }
+    }
+    let status = child.wait().context("cannot wait for cargo")?;
+    let outcome = match (status.success(), counts.failed) {
+        (true, 0) => Outcome::Passed,
+        (_, 0) => Outcome::Failed(status.to_string()),
+        (_, failed) => Outcome::Failed(format!("{failed} tests")),
+    };
+    Ok((outcome, counts))
+}
+
+/// Reads `test result: ok. 4 passed; 0 failed; 1 ignored; ...`.
+fn counted(line: &str) -> Option<Counts> {
+    let rest = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let mut counts = Counts::default();
+    for part in rest.split("; ") {
+        let Some((number, what)) = part.split_once(' ') else {
+            continue;
+        };
+        match what {
+            "passed" => counts.passed = number.parse().ok()?,
+            "failed" => counts.failed = number.parse().ok()?,
+            "ignored" => counts.skipped = number.parse().ok()?,
+            _ => {}
+        }
+    }
+    Some(counts)
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn results_are_counted() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 9 filtered out; finished in 0.50s";
+        let counts = Counts {
+            passed: 12,
+            failed: 3,
+            skipped: 1,
+        };
+        assert_eq!(counted(line), Some(counts));
+        assert_eq!(counted("test result of another kind"), None);
+        assert_eq!(counted("test a::b ... ok"), None);
+    }
+
+    #[test]
+    fn a_failing_command_is_a_failed_part() -> Result<()> {
+        let (outcome, _) = check(Command::new("sh").args(["-c", "exit 3"]))?;
+        assert!(matches!(outcome, Outcome::Failed(why) if why.contains('3')));
+        let result = "echo 'test result: FAILED. 1 passed; 2 failed; 0 ignored; x'";
+        let (outcome, counts) = check(Command::new("sh").args(["-c", result]))?;
+        assert!(matches!(outcome, Outcome::Failed(why) if why == "2 tests"));
+        assert_eq!((counts.passed, counts.failed), (1, 2));
+        Ok(())
+    }
 }

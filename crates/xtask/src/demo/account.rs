@@ -50,6 +50,7 @@ pub(crate) struct Account {
     /// Commands to the NIC for an update: one number for each survivor, its
     /// largest.
     pub(crate) devx_commands_update: Vec<u64>,
+    /// One entry for each kill, in the order of the plan.
     pub(crate) deaths: Vec<DeathAccount>,
     pub(crate) rank_accounts: Vec<RankAccount>,
     pub(crate) problems: Vec<String>,
@@ -80,6 +81,9 @@ pub(crate) fn account(plan: &Plan, record: &Record) -> Account {
             death
         })
         .collect();
+    if plan.rejoin {
+        problems.extend(deaths.iter().filter_map(DeathAccount::unfinished));
+    }
     let updates: Vec<&UpdateAccount> = deaths
         .iter()
         .filter_map(|d| d.rejoin.as_ref())

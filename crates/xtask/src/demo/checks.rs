@@ -51,7 +51,7 @@ fn admission(plan: &Plan, record: &Record, kill: usize, problems: &mut Vec<Strin
     if !plan.rejoin {
         return None;
     }
-    let (_, died) = record.victim(kill)?;
+    record.victim(kill)?;
     let Some(life) = record.replacement(kill) else {
         problems.push(format!("no new process was started for rank {rank}"));
         return None;
@@ -59,9 +59,8 @@ fn admission(plan: &Plan, record: &Record, kill: usize, problems: &mut Vec<Strin
     let mut agreed = None;
     for survivor in record.survivors(kill) {
         let Some((epoch, _)) = survivor.admitted(rank, life.spawned_us) else {
-            // A survivor that died itself before the decision owes none, nor does one
-            // that was taken in later, with this rank already counted.
-            if survivor.killed.is_none() && survivor.steps().any(|s| s.end_us < died) {
+            // A survivor that died itself before the decision owes none.
+            if survivor.killed.is_none() {
                 problems.push(format!(
                     "rank {} did not admit rank {rank} again",
                     survivor.rank

@@ -55,6 +55,22 @@ pub(crate) struct UpdateAccount {
     pub(crate) connect_ms: f64,
 }
 
+impl DeathAccount {
+    /// What of the rejoin that was planned did not happen.
+    pub(crate) fn unfinished(&self) -> Option<String> {
+        let rank = self.rank;
+        match &self.rejoin {
+            None => Some(format!("rank {rank} was not taken in again")),
+            Some(rejoin) if rejoin.first_complete_step.is_none() => Some(format!(
+                "rank {rank} was taken in from epoch {} on and did no step: \
+                 the run may be too short for it, see --steps",
+                rejoin.admitted_epoch
+            )),
+            Some(_) => None,
+        }
+    }
+}
+
 /// The account of kill number `index`, or `None` if it did not happen.
 pub(crate) fn death(
     record: &Record,
@@ -114,7 +130,7 @@ fn rejoin(record: &Record, index: usize, died: u64, life: &Life, epoch: u64) -> 
             let until = life.killed.map_or(u64::MAX, |death| death.at_us);
             survivor
                 .updates(life.rank, life.spawned_us, until)
-                .map(|update| UpdateAccount {
+                .map(|(_, update)| UpdateAccount {
                     survivor: survivor.rank,
                     commands: update.commands,
                     qps_touched: update.qps_touched,

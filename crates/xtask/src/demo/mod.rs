@@ -2,6 +2,8 @@
 //! the others go on, a new one takes its place; then the account of it.
 
 mod account;
+#[cfg(test)]
+mod account_tests;
 mod checks;
 mod deaths;
 mod events;

@@ -59,20 +59,20 @@ impl Life {
         })
     }
 
-    /// Updates for `peer`, heard between the two times.
+    /// Updates for `peer`, heard between the two times, each with when it was heard.
     pub(crate) fn updates(
         &self,
         peer: u32,
         since_us: u64,
         until_us: u64,
-    ) -> impl Iterator<Item = &Update> {
+    ) -> impl Iterator<Item = (u64, &Update)> {
         self.heard
             .iter()
             .filter_map(move |(at, event)| match event {
                 Event::Update(update)
                     if update.peer == peer && (since_us..until_us).contains(at) =>
                 {
-                    Some(update)
+                    Some((*at, update))
                 }
                 _ => None,
             })
@@ -125,11 +125,15 @@ impl Record {
         self.lives.iter().find(|life| life.replaces == Some(kill))
     }
 
-    /// Processes that lived when kill number `kill` happened and took part.
+    /// Processes that took part when kill number `kill` happened, the victim aside.
     pub(crate) fn survivors(&self, kill: usize) -> impl Iterator<Item = &Life> {
         let death = self.victim(kill);
         self.lives.iter().filter(move |life| {
-            death.is_some_and(|(victim, at)| life.rank != victim.rank && life.alive_at(at))
+            death.is_some_and(|(victim, at)| {
+                // One that was itself waiting to be taken in noticed nothing.
+                let took_part = life.replaces.is_none() || life.steps().any(|s| s.end_us < at);
+                life.rank != victim.rank && life.alive_at(at) && took_part
+            })
         })
     }
 }

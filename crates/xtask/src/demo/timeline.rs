@@ -15,7 +15,9 @@ const LEFT: f64 = 80.0;
 const RIGHT: f64 = 30.0;
 const LANE: f64 = 26.0;
 const LANE_GAP: f64 = 8.0;
-const HEAD: f64 = 26.0;
+const HEAD: f64 = 44.0;
+/// Height of what marks detection and connecting above a survivor's lane.
+const MARK: f64 = 4.0;
 const AXIS: f64 = 40.0;
 const TITLE: f64 = 56.0;
 const LEGEND: f64 = 46.0;
@@ -32,7 +34,8 @@ const UNVERIFIED: &str = "#d62728";
 const FIRST_COMPLETE: &str = "#1f6f3a";
 const DETECTION: &str = "#e4572e";
 const GONE: &str = "#d9d9d9";
-const STARTING: &str = "#9db7e0";
+const STARTING: &str = "#c9d6ee";
+const CONNECTING: &str = "#6f94d6";
 const TEXT: &str = "#222222";
 
 /// A stretch of time across the picture's width.
@@ -71,7 +74,11 @@ pub(crate) fn draw(plan: &Plan, record: &Record, account: &Account) -> String {
     )];
     for death in account.deaths.iter().take(MOST_PANELS) {
         if let Some(window) = around(record, death, until) {
-            let title = format!("rank {} dies and comes back (0 = SIGKILL)", death.rank);
+            let back = death.rejoin.as_ref().and_then(|r| r.first_complete_step);
+            let title = match back {
+                Some(step) => format!("rank {} dies and is back in step {step}", death.rank),
+                None => format!("rank {} dies", death.rank),
+            };
             panels.push((title, window));
         }
     }
@@ -219,7 +226,8 @@ fn colour(plan: &Plan, rank: u32, step: &Step, first_complete: bool) -> &'static
     }
 }
 
-/// On the lane of `rank`: gone, starting. On all others: how long they took to notice.
+/// On the lane of `rank`: gone, starting, connecting. Above all others: how long they
+/// took to notice, and to connect to the new process.
 fn deaths(
     mut group: Group,
     record: &Record,
@@ -239,17 +247,19 @@ fn deaths(
             let first = new.and_then(|life| life.steps().next());
             let begun = first.map_or(window.until, |step| step.begin_us);
             if let Some(life) = new {
-                group = span(group, window, life.spawned_us, begun, y, LANE, STARTING);
-                let name = "new process starts, connects, waits for its epoch";
-                let (left, right) = (window.x(life.spawned_us), window.x(begun));
-                if right - left > 320.0 {
-                    group = group.add(text(left + 8.0, y + LANE * 0.66, name).set("font-size", 10));
-                }
+                let ready = life.ready_us().unwrap_or(begun).min(begun);
+                group = span(group, window, life.spawned_us, ready, y, LANE, STARTING);
+                group = span(group, window, ready, begun, y, LANE, CONNECTING);
             }
         } else {
             for survivor in record.survivors(kill).filter(|life| life.rank == rank) {
                 if let Some(noticed) = survivor.noticed_us(victim.rank, died) {
-                    group = span(group, window, died, noticed, y - 4.0, 4.0, DETECTION);
+                    group = span(group, window, died, noticed, y - MARK, MARK, DETECTION);
+                }
+                let until = new.map_or(0, |life| life.killed.map_or(u64::MAX, |d| d.at_us));
+                for (at, update) in survivor.updates(victim.rank, died, until) {
+                    let begun = at.saturating_sub(update.connect_us);
+                    group = span(group, window, begun, at, y - MARK, MARK, CONNECTING);
                 }
             }
         }
@@ -280,11 +290,17 @@ fn kill_lines(mut group: Group, record: &Record, window: Window, top: f64, botto
         .filter_map(|l| Some((l.rank, l.killed?)));
     for (rank, death) in deaths.filter(|(_, d)| window.shows(d.at_us, d.at_us + 1)) {
         let x = window.x(death.at_us);
+        let (anchor, shift) = if x > WIDTH - 150.0 {
+            ("end", -4.0)
+        } else {
+            ("start", 4.0)
+        };
         group = group
             .add(line(x, top - 6.0, x, bottom, DETECTION).set("stroke-width", 1.5))
             .add(
-                text(x + 4.0, top - 8.0, &format!("SIGKILL rank {rank}"))
+                text(x + shift, top - 8.0, &format!("SIGKILL rank {rank}"))
                     .set("fill", DETECTION)
+                    .set("text-anchor", anchor)
                     .set("font-size", 10),
             );
     }
@@ -321,12 +337,13 @@ fn tick(span: f64) -> f64 {
 fn legend(y: f64) -> Group {
     let entries = [
         (STEP[0], "step"),
-        (MASKED[0], "step without the dead rank"),
+        (MASKED[0], "step without a rank"),
         (FIRST_COMPLETE, "first complete step"),
         (UNVERIFIED, "not verified"),
         (DETECTION, "until noticed"),
         (GONE, "gone"),
-        (STARTING, "new process, not counted yet"),
+        (STARTING, "new process starts"),
+        (CONNECTING, "connecting, waiting for the agreed step"),
     ];
     let mut group = Group::new();
     let mut x = LEFT;
@@ -334,7 +351,7 @@ fn legend(y: f64) -> Group {
         group = group
             .add(rectangle(x, y, 14.0, 14.0, colour))
             .add(text(x + 20.0, y + 12.0, name));
-        x += 42.0 + name.len() as f64 * 6.9;
+        x += 36.0 + name.len() as f64 * 6.3;
     }
     group
 }
