@@ -5,11 +5,13 @@
 //! data segments or inline data, in units of 16 bytes (`ds`). It fills whole 64-byte blocks
 //! (WQEBBs) of the send queue.
 
+mod atomic;
 mod build;
 mod opcode;
 mod parse;
 mod seg;
 
+pub use atomic::{AtomicOp, AtomicWidth};
 pub use build::Wqe;
 pub use opcode::{CtrlFlags, Opcode};
 pub use parse::{MAX_GATHER, ParsedWqe, Payload, SegList, parse};
@@ -67,91 +69,6 @@ pub struct DataPtr {
     pub lkey: u32,
     /// Length in bytes, 1 to 2^31 - 1 (0 means 2^31 to the device).
     pub len: u32,
-}
-
-/// Operand width of an extended (masked) atomic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AtomicWidth {
-    /// 4 bytes, opcode modifier 8.
-    Four,
-    /// 8 bytes, opcode modifier 9.
-    Eight,
-}
-
-impl AtomicWidth {
-    /// The width in bytes.
-    #[must_use]
-    pub const fn bytes(self) -> u32 {
-        match self {
-            Self::Four => 4,
-            Self::Eight => 8,
-        }
-    }
-}
-
-/// An atomic operation on remote memory, operands in the order of this machine.
-///
-/// For the width [`AtomicWidth::Four`] every operand must fit 32 bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AtomicOp {
-    /// Add to 8 bytes.
-    FetchAdd {
-        /// Addend, modulo 2^64.
-        add: u64,
-    },
-    /// Replace 8 bytes if they equal `compare`.
-    CompareSwap {
-        /// Expected value.
-        compare: u64,
-        /// New value.
-        swap: u64,
-    },
-    /// Add field by field: a bit set in `boundary` is the top bit of a field, whose carry is lost.
-    MaskedFetchAdd {
-        /// Operand width.
-        width: AtomicWidth,
-        /// Addend.
-        add: u64,
-        /// Top bit of each field.
-        boundary: u64,
-    },
-    /// Replace the bits of `swap_mask` if the bits of `compare_mask` match.
-    MaskedCompareSwap {
-        /// Operand width.
-        width: AtomicWidth,
-        /// Expected bits.
-        compare: u64,
-        /// New bits.
-        swap: u64,
-        /// Bits compared.
-        compare_mask: u64,
-        /// Bits replaced.
-        swap_mask: u64,
-    },
-}
-
-impl AtomicOp {
-    /// Bytes of remote memory the operation works on, and returns.
-    #[must_use]
-    pub const fn bytes(&self) -> u32 {
-        match self {
-            Self::FetchAdd { .. } | Self::CompareSwap { .. } => 8,
-            Self::MaskedFetchAdd { width, .. } | Self::MaskedCompareSwap { width, .. } => {
-                width.bytes()
-            }
-        }
-    }
-
-    /// The opcode that requests it.
-    #[must_use]
-    pub const fn opcode(&self) -> Opcode {
-        match self {
-            Self::FetchAdd { .. } => Opcode::AtomicFa,
-            Self::CompareSwap { .. } => Opcode::AtomicCs,
-            Self::MaskedFetchAdd { .. } => Opcode::AtomicMaskedFa,
-            Self::MaskedCompareSwap { .. } => Opcode::AtomicMaskedCs,
-        }
-    }
 }
 
 /// Why a WQE could not be built, or is not well formed.

@@ -4,15 +4,12 @@ use core::fmt;
 
 use zerocopy::{Immutable, IntoBytes};
 
-use super::seg::{
-    AtomicSeg, CtrlSeg, DataSeg, INLINE_SEG, InlineHeader, MaskedCompareSwap4Seg,
-    MaskedFetchAdd4Seg, MaskedFetchAdd8Seg, RaddrSeg,
-};
+use super::seg::{CtrlSeg, DataSeg, INLINE_SEG, InlineHeader, RaddrSeg};
 use super::{
-    AtomicOp, AtomicWidth, CtrlFlags, DS_BYTES, DataPtr, MAX_MESSAGE_BYTES, MAX_WQE_BYTES, Opcode,
-    Post, Remote, WQEBB_BYTES, WqeError,
+    AtomicOp, CtrlFlags, DS_BYTES, DataPtr, MAX_MESSAGE_BYTES, MAX_WQE_BYTES, Opcode, Post, Remote,
+    WQEBB_BYTES, WqeError,
 };
-use crate::be::{Be32, Be64};
+use crate::be::Be32;
 
 /// One send work queue entry, ready to be copied into a send queue.
 ///
@@ -138,28 +135,10 @@ impl Wqe {
         local: DataPtr,
         op: AtomicOp,
     ) -> Result<Self, WqeError> {
-        let width = op.bytes();
-        if !remote.addr.is_multiple_of(u64::from(width)) {
-            return Err(WqeError::AtomicAlignment {
-                addr: remote.addr,
-                width,
-            });
-        }
-        if local.len != width {
-            return Err(WqeError::AtomicLength {
-                width,
-                len: local.len,
-            });
-        }
-        let opmod = match op {
-            AtomicOp::FetchAdd { .. } | AtomicOp::CompareSwap { .. } => 0,
-            AtomicOp::MaskedFetchAdd { width, .. } | AtomicOp::MaskedCompareSwap { width, .. } => {
-                width.opmod()
-            }
-        };
-        let mut wqe = Self::start(post, op.opcode(), opmod, None)?;
+        op.check(remote.addr, local.len)?;
+        let mut wqe = Self::start(post, op.opcode(), op.modifier(), None)?;
         wqe.push(&RaddrSeg::from(remote))?;
-        wqe.operands(op)?;
+        op.write(&mut wqe)?;
         wqe.push(&DataSeg::from(local))?;
         wqe.finish()
     }
@@ -221,7 +200,7 @@ impl Wqe {
         Ok(self)
     }
 
-    fn push(&mut self, segment: &(impl IntoBytes + Immutable)) -> Result<(), WqeError> {
+    pub(super) fn push(&mut self, segment: &(impl IntoBytes + Immutable)) -> Result<(), WqeError> {
         self.push_bytes(segment.as_bytes())
     }
 
@@ -289,74 +268,6 @@ impl Wqe {
         })?;
         self.push_bytes(data)
     }
-
-    fn operands(&mut self, op: AtomicOp) -> Result<(), WqeError> {
-        match op {
-            AtomicOp::FetchAdd { add } => self.push(&AtomicSeg {
-                swap_add: Be64::new(add),
-                compare: Be64::new(0),
-            }),
-            AtomicOp::CompareSwap { compare, swap } => self.push(&AtomicSeg {
-                swap_add: Be64::new(swap),
-                compare: Be64::new(compare),
-            }),
-            AtomicOp::MaskedFetchAdd {
-                width: AtomicWidth::Eight,
-                add,
-                boundary,
-            } => self.push(&MaskedFetchAdd8Seg {
-                add: Be64::new(add),
-                boundary: Be64::new(boundary),
-            }),
-            AtomicOp::MaskedFetchAdd {
-                width: AtomicWidth::Four,
-                add,
-                boundary,
-            } => self.push(&MaskedFetchAdd4Seg {
-                add: narrow(add)?,
-                boundary: narrow(boundary)?,
-                reserved: Be64::default(),
-            }),
-            AtomicOp::MaskedCompareSwap {
-                width: AtomicWidth::Eight,
-                compare,
-                swap,
-                compare_mask,
-                swap_mask,
-            } => {
-                self.push(&AtomicSeg {
-                    swap_add: Be64::new(swap),
-                    compare: Be64::new(compare),
-                })?;
-                self.push(&AtomicSeg {
-                    swap_add: Be64::new(swap_mask),
-                    compare: Be64::new(compare_mask),
-                })
-            }
-            AtomicOp::MaskedCompareSwap {
-                width: AtomicWidth::Four,
-                compare,
-                swap,
-                compare_mask,
-                swap_mask,
-            } => self.push(&MaskedCompareSwap4Seg {
-                swap: narrow(swap)?,
-                compare: narrow(compare)?,
-                swap_mask: narrow(swap_mask)?,
-                compare_mask: narrow(compare_mask)?,
-            }),
-        }
-    }
-}
-
-impl AtomicWidth {
-    /// Opcode modifier of an extended atomic of this width.
-    pub(super) const fn opmod(self) -> u8 {
-        match self {
-            Self::Four => 8,
-            Self::Eight => 9,
-        }
-    }
 }
 
 fn write_opcode(imm: Option<u32>) -> Opcode {
@@ -371,12 +282,6 @@ fn send_opcode(imm: Option<u32>) -> Opcode {
         Some(_) => Opcode::SendImm,
         None => Opcode::Send,
     }
-}
-
-fn narrow(value: u64) -> Result<Be32, WqeError> {
-    u32::try_from(value)
-        .map(Be32::new)
-        .map_err(|_| WqeError::AtomicOperand { value, width: 4 })
 }
 
 impl fmt::Debug for Wqe {

@@ -4,14 +4,8 @@ use core::ops::Range;
 
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use super::seg::{
-    AtomicSeg, CtrlSeg, DataSeg, INLINE_SEG, InlineHeader, MaskedCompareSwap4Seg,
-    MaskedFetchAdd4Seg, MaskedFetchAdd8Seg, RaddrSeg,
-};
-use super::{
-    AtomicOp, AtomicWidth, CtrlFlags, DS_BYTES, DataPtr, MAX_MESSAGE_BYTES, Opcode, Remote,
-    WqeError,
-};
+use super::seg::{CtrlSeg, DataSeg, INLINE_SEG, InlineHeader, RaddrSeg};
+use super::{AtomicOp, CtrlFlags, DS_BYTES, DataPtr, MAX_MESSAGE_BYTES, Opcode, Remote, WqeError};
 
 /// Most data segments that [`parse`] takes in one WQE.
 pub const MAX_GATHER: usize = 30;
@@ -160,7 +154,7 @@ pub fn parse(bytes: &[u8]) -> Result<ParsedWqe, WqeError> {
     } else {
         None
     };
-    let atomic = atomic_op(&mut rest, opcode, ctrl.opmod())?;
+    let atomic = AtomicOp::read(&mut rest, opcode, ctrl.opmod())?;
     let payload = match opcode {
         Opcode::Nop => Payload::Gather(SegList::EMPTY),
         Opcode::RdmaWrite | Opcode::RdmaWriteImm | Opcode::Send | Opcode::SendImm => {
@@ -192,94 +186,13 @@ pub fn parse(bytes: &[u8]) -> Result<ParsedWqe, WqeError> {
     })
 }
 
-fn atomic_op(
-    rest: &mut Cursor<'_>,
-    opcode: Opcode,
-    opmod: u8,
-) -> Result<Option<AtomicOp>, WqeError> {
-    let bad_modifier = WqeError::OpcodeModifier {
-        opmod,
-        opcode: opcode as u8,
-    };
-    let masked = matches!(opcode, Opcode::AtomicMaskedCs | Opcode::AtomicMaskedFa);
-    let width = match (masked, opmod) {
-        (false, 0) | (true, 9) => AtomicWidth::Eight,
-        (true, 8) => AtomicWidth::Four,
-        _ => return Err(bad_modifier),
-    };
-    Ok(Some(match (opcode, width) {
-        (Opcode::AtomicFa, _) => {
-            let seg: AtomicSeg = rest.take()?;
-            AtomicOp::FetchAdd {
-                add: seg.swap_add.get(),
-            }
-        }
-        (Opcode::AtomicCs, _) => {
-            let seg: AtomicSeg = rest.take()?;
-            AtomicOp::CompareSwap {
-                compare: seg.compare.get(),
-                swap: seg.swap_add.get(),
-            }
-        }
-        (Opcode::AtomicMaskedFa, AtomicWidth::Eight) => {
-            let seg: MaskedFetchAdd8Seg = rest.take()?;
-            AtomicOp::MaskedFetchAdd {
-                width,
-                add: seg.add.get(),
-                boundary: seg.boundary.get(),
-            }
-        }
-        (Opcode::AtomicMaskedFa, AtomicWidth::Four) => {
-            let seg: MaskedFetchAdd4Seg = rest.take()?;
-            AtomicOp::MaskedFetchAdd {
-                width,
-                add: seg.add.get().into(),
-                boundary: seg.boundary.get().into(),
-            }
-        }
-        (Opcode::AtomicMaskedCs, AtomicWidth::Eight) => {
-            let value: AtomicSeg = rest.take()?;
-            let mask: AtomicSeg = rest.take()?;
-            AtomicOp::MaskedCompareSwap {
-                width,
-                compare: value.compare.get(),
-                swap: value.swap_add.get(),
-                compare_mask: mask.compare.get(),
-                swap_mask: mask.swap_add.get(),
-            }
-        }
-        (Opcode::AtomicMaskedCs, AtomicWidth::Four) => {
-            let seg: MaskedCompareSwap4Seg = rest.take()?;
-            AtomicOp::MaskedCompareSwap {
-                width,
-                compare: seg.compare.get().into(),
-                swap: seg.swap.get().into(),
-                compare_mask: seg.compare_mask.get().into(),
-                swap_mask: seg.swap_mask.get().into(),
-            }
-        }
-        _ => return Ok(None),
-    }))
-}
-
 fn check_atomic(op: &AtomicOp, remote: &Remote, payload: &Payload) -> Result<(), WqeError> {
-    let width = op.bytes();
-    if !remote.addr.is_multiple_of(u64::from(width)) {
-        return Err(WqeError::AtomicAlignment {
-            addr: remote.addr,
-            width,
-        });
-    }
     let Payload::Gather(list) = payload else {
         return Err(WqeError::UnexpectedInline);
     };
     match list.as_slice() {
-        [one] if one.len == width => Ok(()),
-        [one] => Err(WqeError::AtomicLength {
-            width,
-            len: one.len,
-        }),
-        [] => Err(WqeError::AtomicLength { width, len: 0 }),
+        [] => op.check(remote.addr, 0),
+        [one] => op.check(remote.addr, one.len),
         many => Err(WqeError::TooManySegments {
             count: many.len(),
             limit: 1,
@@ -287,13 +200,14 @@ fn check_atomic(op: &AtomicOp, remote: &Remote, payload: &Payload) -> Result<(),
     }
 }
 
-struct Cursor<'a> {
+/// A reader that moves along the bytes of a WQE.
+pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl Cursor<'_> {
-    fn take<T: FromBytes + Immutable + KnownLayout>(&mut self) -> Result<T, WqeError> {
+    pub(super) fn take<T: FromBytes + Immutable + KnownLayout>(&mut self) -> Result<T, WqeError> {
         let need = self.at + size_of::<T>();
         let (value, _) = T::read_from_prefix(self.bytes.get(self.at..).unwrap_or_default())
             .map_err(|_| WqeError::Truncated {
