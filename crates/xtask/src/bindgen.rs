@@ -91,7 +91,7 @@ const BLOCKED: &[&str] = &["mlx5_wqe_ctrl_seg", "mlx5dv_qp__bindgen_ty_.*"];
 /// # Errors
 /// Headers, libclang or rustfmt are missing, the file cannot be read or written, or with `check`
 /// it is out of date.
-pub fn run(check: bool) -> Result<()> {
+pub(crate) fn run(check: bool) -> Result<()> {
     let root = workspace_root()?;
     let path = root.join("crates/mlx5gda-sys/src/ffi/bindings.rs");
     let fresh = generate(&root)?;
