@@ -4,13 +4,16 @@
 //! each power of two is cut into 16 classes of equal width, so sizes in a class
 //! differ by less than one part in 16.
 
-use crate::nodes::{NIL, Nodes};
+use crate::nodes::{NIL, Node};
 
 /// log2 of the classes per power of two.
 const STEP_BITS: u32 = 4;
 /// Classes that a 32-bit size can fall into.
 const CLASSES: usize = ((32 - STEP_BITS as usize) << STEP_BITS) + (1 << STEP_BITS);
-const WORDS: usize = CLASSES.div_ceil(64);
+/// Room for one class more, which is always empty, and for indices to be cut to
+/// size by a mask.
+const SLOTS: usize = (CLASSES + 1).next_power_of_two();
+const WORDS: usize = SLOTS / 64;
 
 /// Index of a list of free blocks.
 pub(crate) type Class = usize;
@@ -41,11 +44,11 @@ pub(crate) fn class_holding(size: u32) -> Class {
 /// # Invariants
 /// A bit of `words` is set exactly when that list is not empty; a bit of `top`
 /// exactly when that word is not zero.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Classes {
     top: u32,
     words: [u64; WORDS],
-    heads: [u32; CLASSES],
+    heads: [u32; SLOTS],
 }
 
 impl Classes {
@@ -53,30 +56,30 @@ impl Classes {
         Self {
             top: 0,
             words: [0; WORDS],
-            heads: [NIL; CLASSES],
+            heads: [NIL; SLOTS],
         }
     }
 
-    /// First block of a list, [`NIL`] when it is empty or out of range.
+    /// First block of a list, [`NIL`] when it is empty.
     #[inline]
     pub(crate) fn head(&self, class: Class) -> u32 {
-        self.heads.get(class).copied().unwrap_or(NIL)
+        self.heads[class % SLOTS]
     }
 
     /// The lowest class at or above `class` with a block in it.
     #[inline]
     pub(crate) fn first_from(&self, class: Class) -> Option<Class> {
         let word = class / 64;
-        let here = self.words.get(word)? & (!0 << (class % 64));
+        let here = self.words[word % WORDS] & (!0 << (class % 64));
         if here != 0 {
             return Some(word * 64 + here.trailing_zeros() as usize);
         }
-        let above = self.top & (!0 << word << 1);
+        let above = self.top & (!1 << word);
         if above == 0 {
             return None;
         }
         let word = above.trailing_zeros() as usize;
-        Some(word * 64 + self.words[word].trailing_zeros() as usize)
+        Some(word * 64 + self.words[word % WORDS].trailing_zeros() as usize)
     }
 
     /// The highest class with a block in it.
@@ -87,32 +90,44 @@ impl Classes {
 
     /// Puts `node` at the front of a list. `node` must be in no list.
     #[inline]
-    pub(crate) fn push(&mut self, nodes: &mut Nodes, class: Class, node: u32) {
-        let head = self.heads[class];
-        self.heads[class] = node;
-        nodes.set_links(node, NIL, head);
+    pub(crate) fn push(&mut self, nodes: &mut [Node], class: Class, node: u32) {
+        let head = core::mem::replace(&mut self.heads[class % SLOTS], node);
         // Where `head` is NIL this writes a field of the sentinel that nobody reads.
-        nodes.set_link_back(head, node);
-        self.words[class / 64] |= 1 << (class % 64);
+        nodes[head as usize].back = node;
+        let slot = &mut nodes[node as usize];
+        slot.back = NIL;
+        slot.forth = head;
+        self.words[class / 64 % WORDS] |= 1 << (class % 64);
         self.top |= 1 << (class / 64);
     }
 
     /// Takes `node` out of the list of `class`, which must be its list.
     #[inline]
-    pub(crate) fn remove(&mut self, nodes: &mut Nodes, class: Class, node: u32) {
-        let (back, forth) = nodes.links(node);
-        nodes.set_link_back(forth, back);
+    pub(crate) fn remove(&mut self, nodes: &mut [Node], class: Class, node: u32) {
+        let Node { back, forth, .. } = nodes[node as usize];
+        nodes[forth as usize].back = back;
         if back != NIL {
-            nodes.set_link_forth(back, forth);
+            nodes[back as usize].forth = forth;
             return;
         }
-        self.heads[class] = forth;
+        self.heads[class % SLOTS] = forth;
         if forth == NIL {
-            let word = &mut self.words[class / 64];
+            let word = &mut self.words[class / 64 % WORDS];
             *word &= !(1 << (class % 64));
             if *word == 0 {
                 self.top &= !(1 << (class / 64));
             }
+        }
+    }
+
+    /// Changes the size of a free block, moving it to another list if need be.
+    #[inline]
+    pub(crate) fn resize(&mut self, nodes: &mut [Node], node: u32, from: u32, to: u32) {
+        nodes[node as usize].size = to;
+        let (was, is) = (class_of(from), class_of(to));
+        if was != is {
+            self.remove(nodes, was, node);
+            self.push(nodes, is, node);
         }
     }
 }

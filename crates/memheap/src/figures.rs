@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::nodes::{NIL, Nodes};
+use crate::nodes::{NIL, Node};
 use crate::{Heap, Stats};
 
 impl Heap {
@@ -13,7 +13,7 @@ impl Heap {
     pub fn largest_free(&self) -> u64 {
         let largest = self.classes.last().and_then(|class| {
             let list = self.classes.list(&self.nodes, class);
-            list.map(|node| self.nodes[node].size).max()
+            list.map(|node| self.nodes[node as usize].size).max()
         });
         self.bytes(largest.unwrap_or(0))
     }
@@ -27,14 +27,14 @@ impl Heap {
             used: self.bytes(self.units() - self.free),
             free,
             blocks: self.live,
-            free_blocks: self.nodes.in_use() - self.live,
+            free_blocks: self.records() - self.live,
             largest_free,
             fragmentation: if free == 0 {
                 0.0
             } else {
                 1.0 - largest_free as f64 / free as f64
             },
-            peak_used: self.bytes(self.peak),
+            peak_used: self.bytes(self.peak()),
             high_water: self.bytes(self.high_water),
         }
     }
@@ -43,7 +43,7 @@ impl Heap {
     pub fn blocks(&self) -> Blocks<'_> {
         Blocks {
             nodes: &self.nodes,
-            next: self.nodes[NIL].next,
+            next: self.nodes[NIL as usize].next,
             shift: self.shift,
             left: self.live,
         }
@@ -62,7 +62,7 @@ impl<'a> IntoIterator for &'a Heap {
 /// Iterator over live blocks in order of address; see [`Heap::blocks`].
 #[derive(Clone)]
 pub struct Blocks<'a> {
-    nodes: &'a Nodes,
+    nodes: &'a [Node],
     next: u32,
     shift: u32,
     left: usize,
@@ -73,7 +73,7 @@ impl Iterator for Blocks<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         while self.next != NIL {
-            let node = &self.nodes[self.next];
+            let node = &self.nodes[self.next as usize];
             self.next = node.next;
             if !node.is_free() {
                 self.left -= 1;

@@ -33,6 +33,12 @@ impl Stamps {
         }
     }
 
+    /// The stamp that [`Self::next`] gave last.
+    #[inline]
+    pub(crate) fn last(&self) -> Stamp {
+        self.last
+    }
+
     #[inline]
     pub(crate) fn next(&mut self) -> Stamp {
         let next = self.last.saturating_add(1);

@@ -1,9 +1,12 @@
 //! The heap itself: allocate and free.
 
-use crate::classes::{Class, Classes, class_of};
+use alloc::vec::Vec;
+
+use crate::classes::{Classes, class_of};
+use crate::find::Large;
 use crate::generation::Stamps;
 use crate::index::OffsetIndex;
-use crate::nodes::{NIL, Node, Nodes};
+use crate::nodes::{self, NIL, Node, Spares};
 use crate::{AllocError, Block, FreeAtError, FreeError, GranuleError};
 
 /// Nodes that one allocation can need: the block, and what is left above it
@@ -28,8 +31,10 @@ fn finest_shift(size: u64) -> u32 {
 /// Live and free blocks tile the heap; no two neighbours are both free; every
 /// free block hangs in the list of its size class.
 pub struct Heap {
-    pub(crate) nodes: Nodes,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) spares: Spares,
     pub(crate) classes: Classes,
+    large: Large,
     /// Present once [`Heap::free_at`] has been used.
     pub(crate) index: Option<OffsetIndex>,
     /// Bytes, as given.
@@ -38,8 +43,10 @@ pub struct Heap {
     pub(crate) shift: u32,
     /// Granules in free blocks.
     pub(crate) free: u32,
-    /// Granules in live blocks at most, so far.
-    pub(crate) peak: u32,
+    /// Granules in live blocks at most, before the heap last changed its size.
+    peak: u32,
+    /// Granules in free blocks at least, since then.
+    least_free: u32,
     /// Highest end of a block so far, in granules.
     pub(crate) high_water: u32,
     stamps: Stamps,
@@ -78,20 +85,25 @@ impl Heap {
     }
 
     fn with_shift(size: u64, shift: u32) -> Self {
+        let (nodes, spares) = nodes::with_spares(SPARES_AT_FIRST);
+        let units = (size >> shift) as u32;
         let mut heap = Self {
-            nodes: Nodes::with_spares(SPARES_AT_FIRST),
+            nodes,
+            spares,
             classes: Classes::new(),
+            large: Large::NONE,
             index: None,
             size,
             shift,
-            free: 0,
+            free: units,
             peak: 0,
+            least_free: units,
             high_water: 0,
             stamps: Stamps::new(shift),
             live: 0,
         };
-        if heap.units() != 0 {
-            heap.append(0, heap.units());
+        if units != 0 {
+            heap.append(0, units);
         }
         heap
     }
@@ -104,6 +116,20 @@ impl Heap {
     /// The unit of sizes and offsets, in bytes; a power of two.
     pub fn granule(&self) -> u64 {
         1 << self.shift
+    }
+
+    /// Granules in live blocks at most, so far.
+    pub(crate) fn peak(&self) -> u32 {
+        self.peak.max(self.units() - self.least_free)
+    }
+
+    /// Notes the peak, and then starts anew with another size in bytes and so
+    /// many granules free.
+    pub(crate) fn set_extent(&mut self, size: u64, free: u32) {
+        self.peak = self.peak();
+        self.size = size;
+        self.free = free;
+        self.least_free = free;
     }
 
     /// Granules in all.
@@ -134,93 +160,98 @@ impl Heap {
         let Ok(units) = u32::try_from(((size - 1) >> self.shift) + 1) else {
             return Err(self.why_not(size, align));
         };
-        if self.nodes.spares() < NODES_PER_ALLOC || self.index.is_some() {
+        if self.spares.count() < NODES_PER_ALLOC || self.index.is_some() {
             self.make_room()?;
         }
-        let found = if align >> self.shift <= 1 {
-            let found = self.classes.find(&self.nodes, units);
-            found.map(|(class, free)| (class, free, 0))
+        let (node, offset) = if align >> self.shift <= 1 {
+            self.place(units)
         } else if align <= self.size {
             // Fits, since the heap's size in granules does.
-            let align = (align >> self.shift) as u32;
-            self.classes.find_aligned(&self.nodes, units, align)
+            self.place_aligned(units, (align >> self.shift) as u32)
         } else {
-            None
+            (NIL, 0)
         };
-        match found {
-            Some((class, free, front)) => Ok(self.carve(class, free, front, units)),
-            None => Err(self.why_not(size, align)),
+        if node == NIL {
+            return Err(self.why_not(size, align));
+        }
+        if let Some(index) = &mut self.index {
+            index.insert(&self.nodes, node);
+        }
+        Ok(Block::new(offset, units, self.stamps.last(), node))
+    }
+
+    /// A new live block's node and first granule; [`NIL`] when nothing fits.
+    fn place(&mut self, units: u32) -> (u32, u32) {
+        self.large.note(units);
+        match self.classes.find(&self.large, &self.nodes, units) {
+            Some((_, free)) => self.carve(free, 0, units),
+            None => (NIL, 0),
         }
     }
 
-    /// Turns `units` granules of the free block `free`, which hangs in `class`,
-    /// into a live block; `front` granules below it stay free.
-    #[inline]
-    fn carve(&mut self, class: Class, free: u32, front: u32, units: u32) -> Block {
+    /// As [`Self::place`], on a multiple of `align` granules.
+    fn place_aligned(&mut self, units: u32, align: u32) -> (u32, u32) {
+        self.large.note(units);
+        let found = self
+            .classes
+            .find_aligned(&self.large, &self.nodes, units, align);
+        match found {
+            Some((_, free, front)) => self.carve(free, front, units),
+            None => (NIL, 0),
+        }
+    }
+
+    /// Turns `units` granules of a free block into a live block; `front` granules
+    /// below it stay free.
+    #[inline(always)]
+    fn carve(&mut self, free: u32, front: u32, units: u32) -> (u32, u32) {
+        let Self {
+            nodes,
+            spares,
+            classes,
+            ..
+        } = self;
+        let nodes = nodes.as_mut_slice();
+        let stamp = self.stamps.next();
         let Node {
             offset,
             size,
             prev,
             next,
             ..
-        } = self.nodes[free];
+        } = nodes[free as usize];
         let start = offset + front;
         let back = size - front - units;
-        self.free -= units;
-        self.live += 1;
-        self.peak = self.peak.max(self.units() - self.free);
-        self.high_water = self.high_water.max(start + units);
-        let stamp = self.stamps.next();
 
-        let block = match (front, back) {
-            (0, 0) => {
-                self.classes.remove(&mut self.nodes, class, free);
-                self.nodes[free].set_stamp(stamp.get());
-                free
+        let block = if front == 0 && back == 0 {
+            classes.remove(nodes, class_of(size), free);
+            nodes[free as usize].set_stamp(stamp.get());
+            free
+        } else if front == 0 {
+            let block = spares.take(nodes, Node::live(start, units, prev, free, stamp));
+            nodes[prev as usize].next = block;
+            nodes[free as usize].prev = block;
+            nodes[free as usize].offset = start + units;
+            classes.resize(nodes, free, size, back);
+            block
+        } else {
+            let block = spares.take(nodes, Node::live(start, units, free, next, stamp));
+            let mut above = block;
+            if back != 0 {
+                above = spares.take(nodes, Node::free(start + units, back, block, next));
+                nodes[block as usize].next = above;
+                classes.push(nodes, class_of(back), above);
             }
-            (0, _) => {
-                let block = self.nodes.take(Node::live(start, units, prev, free, stamp));
-                self.nodes[prev].next = block;
-                self.nodes[free].prev = block;
-                self.nodes[free].offset = start + units;
-                self.resize_free(class, free, back);
-                block
-            }
-            (_, 0) => {
-                let block = self.nodes.take(Node::live(start, units, free, next, stamp));
-                self.nodes[next].prev = block;
-                self.nodes[free].next = block;
-                self.resize_free(class, free, front);
-                block
-            }
-            (_, _) => {
-                let block = self.nodes.take(Node::live(start, units, free, NIL, stamp));
-                let above = self
-                    .nodes
-                    .take(Node::free(start + units, back, block, next));
-                self.nodes[block].next = above;
-                self.nodes[next].prev = above;
-                self.nodes[free].next = block;
-                self.resize_free(class, free, front);
-                self.classes.push(&mut self.nodes, class_of(back), above);
-                block
-            }
+            nodes[next as usize].prev = above;
+            nodes[free as usize].next = block;
+            classes.resize(nodes, free, size, front);
+            block
         };
-        if let Some(index) = &mut self.index {
-            index.insert(&self.nodes, block);
-        }
-        Block::new(start, units, stamp, block)
-    }
-
-    /// Changes the size of a free block, moving it to another list if need be.
-    #[inline]
-    pub(crate) fn resize_free(&mut self, class: Class, free: u32, size: u32) {
-        self.nodes[free].size = size;
-        let now = class_of(size);
-        if now != class {
-            self.classes.remove(&mut self.nodes, class, free);
-            self.classes.push(&mut self.nodes, now, free);
-        }
+        self.live += 1;
+        self.free -= units;
+        self.least_free = self.least_free.min(self.free);
+        self.high_water = self.high_water.max(start + units);
+        (block, start)
     }
 
     /// The error for a request that found nothing.
@@ -254,13 +285,18 @@ impl Heap {
     /// Grows the bookkeeping so that an allocation cannot run out half-way.
     #[cold]
     fn make_room(&mut self) -> Result<(), AllocError> {
-        let records = self.nodes.in_use();
+        let records = self.records();
         let failed = |_| AllocError::NoRecords { records };
-        self.nodes.reserve(NODES_PER_ALLOC).map_err(failed)?;
+        nodes::reserve(&mut self.nodes, &mut self.spares, NODES_PER_ALLOC).map_err(failed)?;
         if let Some(index) = &mut self.index {
             index.reserve(&self.nodes).map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// Nodes that are blocks.
+    pub(crate) fn records(&self) -> usize {
+        self.nodes.len() - 1 - self.spares.count() as usize
     }
 
     /// Gives a block back and merges it with free neighbours.
@@ -269,7 +305,7 @@ impl Heap {
     /// See [`FreeError`]; it holds the receipt, and the heap is as it was.
     #[inline]
     pub fn free(&mut self, block: Block) -> Result<(), FreeError> {
-        match self.nodes.get(block.node()) {
+        match self.nodes.get(block.node() as usize) {
             Some(node) if node.stamp() == block.stamp() && block.is_at(node.offset, node.size) => {
                 if let Some(index) = &mut self.index {
                     index.remove(&self.nodes, block.node());
@@ -317,45 +353,48 @@ impl Heap {
     }
 
     /// Makes a live block free.
-    #[inline]
     fn release(&mut self, node: u32) {
+        let Self {
+            nodes,
+            spares,
+            classes,
+            ..
+        } = self;
+        let nodes = nodes.as_mut_slice();
         let Node {
             offset,
             size,
             prev,
             next,
             ..
-        } = self.nodes[node];
+        } = nodes[node as usize];
+        let below = nodes[prev as usize];
+        let above = nodes[next as usize];
         self.free += size;
         self.live -= 1;
-        let below = self.nodes[prev];
-        let above = self.nodes[next];
         match (below.is_free(), above.is_free()) {
-            (false, false) => {
-                self.classes.push(&mut self.nodes, class_of(size), node);
-            }
+            (false, false) => classes.push(nodes, class_of(size), node),
             (true, false) => {
-                self.nodes[prev].next = next;
-                self.nodes[next].prev = prev;
-                self.nodes.recycle(node);
-                self.resize_free(class_of(below.size), prev, below.size + size);
+                nodes[prev as usize].next = next;
+                nodes[next as usize].prev = prev;
+                spares.give(nodes, node);
+                classes.resize(nodes, prev, below.size, below.size + size);
             }
             (false, true) => {
-                self.nodes[prev].next = next;
-                self.nodes[next].prev = prev;
-                self.nodes[next].offset = offset;
-                self.nodes.recycle(node);
-                self.resize_free(class_of(above.size), next, size + above.size);
+                nodes[prev as usize].next = next;
+                nodes[next as usize].prev = prev;
+                nodes[next as usize].offset = offset;
+                spares.give(nodes, node);
+                classes.resize(nodes, next, above.size, size + above.size);
             }
             (true, true) => {
-                let class = class_of(above.size);
-                self.classes.remove(&mut self.nodes, class, next);
-                self.nodes[prev].next = above.next;
-                self.nodes[above.next].prev = prev;
-                self.nodes.recycle(node);
-                self.nodes.recycle(next);
-                let size = below.size + size + above.size;
-                self.resize_free(class_of(below.size), prev, size);
+                classes.remove(nodes, class_of(above.size), next);
+                nodes[prev as usize].next = above.next;
+                nodes[above.next as usize].prev = prev;
+                spares.give(nodes, node);
+                spares.give(nodes, next);
+                let merged = below.size + size + above.size;
+                classes.resize(nodes, prev, below.size, merged);
             }
         }
     }

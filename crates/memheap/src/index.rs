@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::nodes::{NIL, NoNodes, Nodes};
+use crate::nodes::{NIL, NoNodes, Node};
 
 /// A hash table with linear probing over node indices; the keys are in the nodes.
 ///
@@ -19,14 +19,14 @@ const MIN_SLOTS: usize = 64;
 
 impl OffsetIndex {
     /// An index of all live blocks, of which there are `live`.
-    pub(crate) fn build(nodes: &Nodes, live: usize) -> Result<Self, NoNodes> {
+    pub(crate) fn build(nodes: &[Node], live: usize) -> Result<Self, NoNodes> {
         let mut index = Self::with_room_for(live)?;
-        let mut node = nodes[NIL].next;
+        let mut node = nodes[NIL as usize].next;
         while node != NIL {
-            if !nodes[node].is_free() {
+            if !nodes[node as usize].is_free() {
                 index.insert(nodes, node);
             }
-            node = nodes[node].next;
+            node = nodes[node as usize].next;
         }
         Ok(index)
     }
@@ -40,7 +40,7 @@ impl OffsetIndex {
     }
 
     /// Makes sure that one more block can be inserted.
-    pub(crate) fn reserve(&mut self, nodes: &Nodes) -> Result<(), NoNodes> {
+    pub(crate) fn reserve(&mut self, nodes: &[Node]) -> Result<(), NoNodes> {
         if (self.taken + 1) * 2 <= self.slots.len() {
             return Ok(());
         }
@@ -63,8 +63,8 @@ impl OffsetIndex {
     }
 
     /// Adds a live block. There must be room.
-    pub(crate) fn insert(&mut self, nodes: &Nodes, node: u32) {
-        let mut slot = self.home(nodes[node].offset);
+    pub(crate) fn insert(&mut self, nodes: &[Node], node: u32) {
+        let mut slot = self.home(nodes[node as usize].offset);
         while self.slots[slot] != NIL {
             slot = self.after(slot);
         }
@@ -73,25 +73,25 @@ impl OffsetIndex {
     }
 
     /// The live block that starts at granule `offset`.
-    pub(crate) fn find(&self, nodes: &Nodes, offset: u32) -> Option<u32> {
+    pub(crate) fn find(&self, nodes: &[Node], offset: u32) -> Option<u32> {
         let slot = self.slot_of(nodes, offset)?;
         Some(self.slots[slot])
     }
 
-    fn slot_of(&self, nodes: &Nodes, offset: u32) -> Option<usize> {
+    fn slot_of(&self, nodes: &[Node], offset: u32) -> Option<usize> {
         let mut slot = self.home(offset);
         loop {
             match self.slots[slot] {
                 NIL => return None,
-                node if nodes[node].offset == offset => return Some(slot),
+                node if nodes[node as usize].offset == offset => return Some(slot),
                 _ => slot = self.after(slot),
             }
         }
     }
 
     /// Takes out a block that is live (still).
-    pub(crate) fn remove(&mut self, nodes: &Nodes, node: u32) {
-        let Some(mut hole) = self.slot_of(nodes, nodes[node].offset) else {
+    pub(crate) fn remove(&mut self, nodes: &[Node], node: u32) {
+        let Some(mut hole) = self.slot_of(nodes, nodes[node as usize].offset) else {
             return;
         };
         self.taken -= 1;
@@ -100,7 +100,7 @@ impl OffsetIndex {
         let mask = self.slots.len() - 1;
         let mut slot = self.after(hole);
         while self.slots[slot] != NIL {
-            let home = self.home(nodes[self.slots[slot]].offset);
+            let home = self.home(nodes[self.slots[slot] as usize].offset);
             if (slot.wrapping_sub(home) & mask) >= (slot.wrapping_sub(hole) & mask) {
                 self.slots[hole] = self.slots[slot];
                 hole = slot;
@@ -111,7 +111,7 @@ impl OffsetIndex {
     }
 
     /// Gives back slots that the live blocks do not need.
-    pub(crate) fn shrink_to_fit(&mut self, nodes: &Nodes) {
+    pub(crate) fn shrink_to_fit(&mut self, nodes: &[Node]) {
         let needed = self
             .taken
             .saturating_mul(2)

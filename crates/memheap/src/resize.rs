@@ -1,7 +1,7 @@
 //! Growing and shrinking the managed range.
 
 use crate::classes::class_of;
-use crate::nodes::{NIL, Node};
+use crate::nodes::{self, NIL, Node};
 use crate::{GrowError, Heap};
 
 impl Heap {
@@ -14,12 +14,12 @@ impl Heap {
         let limit = u64::MAX >> u32::BITS.saturating_sub(self.shift);
         let grown = size.checked_add(by).filter(|grown| *grown <= limit);
         let grown = grown.ok_or(GrowError::TooLarge { size, by, limit })?;
-        let records = self.nodes.in_use();
-        let room = self.nodes.reserve(1);
+        let records = self.records();
+        let room = nodes::reserve(&mut self.nodes, &mut self.spares, 1);
         room.map_err(|_| GrowError::NoRecords { records })?;
         let from = self.units();
-        self.size = grown;
-        let added = self.units() - from;
+        let added = (grown >> self.shift) as u32 - from;
+        self.set_extent(grown, self.free + added);
         if added != 0 {
             self.append(from, added);
         }
@@ -31,38 +31,39 @@ impl Heap {
     ///
     /// Takes time in proportion to the number of records.
     pub fn shrink_to_fit(&mut self) -> u64 {
-        let last = self.nodes[NIL].prev;
+        let last = self.nodes[NIL as usize].prev;
         let Node {
             offset, size, prev, ..
-        } = self.nodes[last];
-        if last != NIL && self.nodes[last].is_free() {
+        } = self.nodes[last as usize];
+        if last != NIL && self.nodes[last as usize].is_free() {
             self.classes.remove(&mut self.nodes, class_of(size), last);
-            self.nodes[prev].next = NIL;
-            self.nodes[NIL].prev = prev;
-            self.nodes.recycle(last);
-            self.free -= size;
-            self.size = self.bytes(offset);
+            self.nodes[prev as usize].next = NIL;
+            self.nodes[NIL as usize].prev = prev;
+            self.spares.give(&mut self.nodes, last);
+            self.set_extent(self.bytes(offset), self.free - size);
         } else {
             self.size = self.capacity();
         }
-        self.nodes.shrink_to_fit();
+        nodes::shrink_to_fit(&mut self.nodes, &mut self.spares);
         if let Some(index) = &mut self.index {
             index.shrink_to_fit(&self.nodes);
         }
         self.size
     }
 
-    /// Adds free granules at the end. A spare node must stand ready.
+    /// Adds free granules at the end, uncounted. A spare node must stand ready.
     pub(crate) fn append(&mut self, offset: u32, units: u32) {
-        let last = self.nodes[NIL].prev;
-        self.free += units;
-        if self.nodes[last].is_free() {
-            let size = self.nodes[last].size;
-            self.resize_free(class_of(size), last, size + units);
+        let last = self.nodes[NIL as usize].prev;
+        if self.nodes[last as usize].is_free() {
+            let size = self.nodes[last as usize].size;
+            self.classes
+                .resize(&mut self.nodes, last, size, size + units);
         } else {
-            let node = self.nodes.take(Node::free(offset, units, last, NIL));
-            self.nodes[last].next = node;
-            self.nodes[NIL].prev = node;
+            let node = self
+                .spares
+                .take(&mut self.nodes, Node::free(offset, units, last, NIL));
+            self.nodes[last as usize].next = node;
+            self.nodes[NIL as usize].prev = node;
             self.classes.push(&mut self.nodes, class_of(units), node);
         }
     }

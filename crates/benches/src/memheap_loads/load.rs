@@ -57,7 +57,7 @@ pub struct Load {
     pub slots: usize,
     /// Order of operations.
     pub churn: Churn,
-    /// Requests to draw from, evenly; a power of two of them.
+    /// Requests to draw from, evenly; for queues, the ring of each.
     pub requests: Vec<Request>,
     /// The granule that suits the load, for allocators that have one.
     pub granule: u64,
@@ -111,15 +111,15 @@ impl Load {
         Self::queues("queues_equal", &[64 << 10])
     }
 
-    /// 256 queues with rings of 64 KiB, 256 KiB or 1 MiB, otherwise the same.
+    /// 256 queues with rings of 64 KiB, 256 KiB or 1 MiB in turn, otherwise the
+    /// same. A queue that comes back has the ring size it had.
     pub fn queues_mixed() -> Self {
         Self::queues("queues_mixed", &[64 << 10, 256 << 10, 1 << 20])
     }
 
     fn queues(name: &str, rings: &[u64]) -> Self {
-        let mut random = Random::new(3);
-        let requests = (0..DRAWN).map(|_| Request {
-            size: rings[random.below(rings.len())],
+        let requests = rings.iter().cycle().take(QUEUES).map(|size| Request {
+            size: *size,
             align: PAGE,
         });
         Self {
@@ -158,9 +158,10 @@ impl Load {
     /// What slot `slot` asks for next.
     #[inline]
     pub(super) fn draw(&self, random: &mut Random, slot: usize) -> Request {
-        if self.churn == Churn::Queues && slot % 2 == 1 {
-            return RECORD;
+        match self.churn {
+            Churn::OneByOne => self.requests[random.bits() as usize % DRAWN],
+            Churn::Queues if slot % 2 == 1 => RECORD,
+            Churn::Queues => self.requests[slot / 2],
         }
-        self.requests[random.bits() as usize & (DRAWN - 1)]
     }
 }
