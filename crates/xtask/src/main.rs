@@ -5,6 +5,7 @@
     reason = "a command line program speaks through its output"
 )]
 
+mod bindgen;
 mod cargo;
 mod demo;
 mod msrv;
@@ -21,6 +22,12 @@ enum Verb {
     Demo(Box<demo::Args>),
     /// Format, lints, tests, docs, packaging: everything that must hold.
     Test(test::Args),
+    /// Make the raw bindings of `mlx5gda-sys` from the installed headers.
+    Bindgen {
+        /// Only say whether the checked-in ones are up to date
+        #[arg(long)]
+        check: bool,
+    },
     /// Replace this process by another that dies with its parent.
     #[command(hide = true)]
     Supervised(supervised::Args),
@@ -30,6 +37,7 @@ fn main() -> ExitCode {
     let outcome = match Verb::parse() {
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
+        Verb::Bindgen { check } => bindgen::run(check).map(|()| true),
         Verb::Supervised(args) => supervised::run(&args).map(|never| match never {}),
     };
     match outcome {

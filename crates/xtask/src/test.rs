@@ -1,9 +1,10 @@
 //! `cargo xtask test`: everything that must hold of the repository.
 
 use crate::cargo::{cargo, root};
-use crate::msrv;
+use crate::{bindgen, msrv};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -42,13 +43,14 @@ impl Counts {
 enum Outcome {
     Passed,
     Failed(String),
+    Skipped(String),
 }
 
 /// What a part found, and the tests that it counted.
 type Found = (Outcome, Counts);
 type Part = (&'static str, fn() -> Result<Found>);
 
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     ("format", format),
     ("clippy", clippy),
     ("tests", tests),
@@ -56,6 +58,7 @@ const PARTS: [Part; 8] = [
     ("docs", docs),
     ("downstream", downstream),
     ("package", package),
+    ("bindings", bindings),
     ("msrv", minimum_rust),
 ];
 
@@ -82,6 +85,10 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
                 // A part may fail with no test of its own failing: a lint, a build.
                 counts.failed = counts.failed.max(1);
                 format!("FAILED: {why}")
+            }
+            Outcome::Skipped(why) => {
+                counts.skipped += 1;
+                format!("skipped: {why}")
             }
         };
         summary.push(line(name, begun.elapsed(), &what));
@@ -159,6 +166,37 @@ fn package() -> Result<Found> {
         command.args(["--package", library]);
     }
     check(&mut command)
+}
+
+/// Whether the checked-in bindings are what the installed headers give.
+fn bindings() -> Result<Found> {
+    let header = Path::new("/usr/include/infiniband/mlx5dv.h");
+    let absent = match (header.exists(), has_libclang()) {
+        (true, true) => None,
+        (false, _) => Some(format!("no {}", header.display())),
+        (true, false) => Some("no libclang".to_owned()),
+    };
+    if let Some(why) = absent {
+        return Ok((Outcome::Skipped(why), Counts::default()));
+    }
+    bindgen::run(true)?;
+    Ok((Outcome::Passed, Counts::default()))
+}
+
+/// Whether bindgen will find a libclang to load; it panics if it does not.
+fn has_libclang() -> bool {
+    let llvm = std::fs::read_dir("/usr/lib")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let llvm = llvm.map(|entry| entry.path().join("lib"));
+    let named = std::env::var_os("LIBCLANG_PATH").map(PathBuf::from);
+    llvm.chain(named).any(|dir| {
+        let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        files
+            .map(|file| file.file_name())
+            .any(|name| name.to_string_lossy().starts_with("libclang"))
+    })
 }
 
 /// Whether every dependency says that it builds with our oldest Rust.
