@@ -34,6 +34,16 @@ pub enum PeerFault {
         /// The syndrome's name and number.
         what: String,
     },
+    /// A work request that the device's format cannot hold.
+    #[error("work request to {peer}, lane {lane}: {what}")]
+    Malformed {
+        /// The peer.
+        peer: Rank,
+        /// The lane.
+        lane: u32,
+        /// What does not fit.
+        what: String,
+    },
     /// There is no connection to this peer (never was, or it was taken down).
     #[error("{peer} is not connected")]
     NotConnected {

@@ -5,15 +5,30 @@
 //! agrees with the other ranks when a newcomer counts. The data path sees it as
 //! a [`Fabric`]: a memory region that every peer has at the same layout, one-way
 //! writes into a peer's region, and a [`Control`] block that says who takes part
-//! in which operation.
+//! in which operation. [`Group`] is one rank's end of all that.
 
+mod config;
 pub mod control;
+mod error;
+mod events;
 pub mod fabric;
+mod group;
 pub mod ids;
+mod links;
+mod member;
 pub mod region;
 pub mod store;
+mod verbs;
+mod window;
 
+pub use config::{GroupConfig, Nic, Path};
 pub use control::{Control, Participation};
+pub use error::Error;
+pub use events::{LossKind, MemberEvent, monotonic_us};
 pub use fabric::{Fabric, PeerFault};
+pub use group::{Group, Snapshot};
 pub use ids::{Epoch, Half, Incarnation, Rank, RankSet};
+pub use links::QueuePairReport;
+pub use member::records::{RECORD_VERSION, RecordError};
 pub use region::{Region, RegionError};
+pub use verbs::VerbsError;

@@ -73,7 +73,13 @@ impl Region {
         if size == 0 {
             return Err(RegionError::BadSize { bytes });
         }
-        let system = |call| move |source| RegionError::System { call, bytes, source };
+        let system = |call| {
+            move |source| RegionError::System {
+                call,
+                bytes,
+                source,
+            }
+        };
         let file = memfd_create(name, MemfdFlags::CLOEXEC).map_err(system("memfd_create"))?;
         ftruncate(&file, bytes).map_err(system("ftruncate"))?;
         // SAFETY: a fresh mapping at an address of the kernel's choice replaces nothing.
@@ -138,7 +144,13 @@ impl Region {
     /// then stays where it was.
     pub fn replace(&self, file: BorrowedFd<'_>) -> Result<(), RegionError> {
         let bytes = self.bytes as u64;
-        let system = |call| move |source| RegionError::System { call, bytes, source };
+        let system = |call| {
+            move |source| RegionError::System {
+                call,
+                bytes,
+                source,
+            }
+        };
         let size = rustix::fs::fstat(file).map_err(system("fstat"))?.st_size;
         if u64::try_from(size).unwrap_or(0) < bytes {
             // Touching pages past the end of the file would raise SIGBUS.

@@ -103,6 +103,10 @@ fn accept(listener: &TcpListener, store: &MemStore, stop: &Arc<AtomicBool>) {
             if let Err(error) = serve(stream, &store, &mut leases, &stop) {
                 tracing::debug!(%peer, %error, "store connection ended");
             }
+            if stop.load(Ordering::SeqCst) {
+                // This side ended it, which says nothing about the client.
+                return;
+            }
             for lease in leases {
                 // Whoever held this connection is gone; so are its leases.
                 let _ = store.revoke(lease);

@@ -223,7 +223,10 @@ mod tests {
         assert_eq!(state.get("card/1").unwrap().value, b"new");
         let changes = state.changes("card/", seen).changes;
         assert_eq!(changes.len(), 1);
-        assert_eq!((changes[0].key.as_str(), &changes[0].value), ("card/2", &None));
+        assert_eq!(
+            (changes[0].key.as_str(), &changes[0].value),
+            ("card/2", &None)
+        );
         assert!(state.put("x", b"", Some(first)).is_err());
         assert!(state.keep_alive(first, SECOND).is_err());
     }

@@ -1,0 +1,153 @@
+//! What a rank is told when it is started.
+
+use crate::error::Error;
+use crate::ids::Rank;
+use std::time::Duration;
+
+/// How bytes get to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Path {
+    /// Queue pairs of a NIC.
+    Rdma,
+    /// The peer's memory mapped into this process; ranks of one host only.
+    Window,
+}
+
+/// Which NIC to use for [`Path::Rdma`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Nic {
+    /// The software ConnectX, at this IPv4 address of the machine, or at any free
+    /// loopback address.
+    #[cfg(feature = "soft")]
+    Soft {
+        /// The address, or `None` for any.
+        address: Option<std::net::Ipv4Addr>,
+    },
+    /// A device of this machine by its name (`mlx5_0`), or the first one.
+    System {
+        /// The name, or `None` for the first.
+        device: Option<String>,
+        /// Port number, from 1.
+        port: u8,
+    },
+}
+
+/// Everything about one rank that does not change during its life.
+#[derive(Clone, Debug)]
+pub struct GroupConfig {
+    /// This rank.
+    pub rank: Rank,
+    /// Ranks that the group can hold, 1 to 2,048.
+    pub capacity: u32,
+    /// Ranks `0 .. initial` form the group together; others are admitted later.
+    pub initial: u32,
+    /// Name of the group at the rendezvous.
+    pub group: String,
+    /// What all ranks must have in common, as text; a rank with another one is refused.
+    pub common: String,
+    /// How bytes get to peers.
+    pub path: Path,
+    /// The NIC, for [`Path::Rdma`].
+    pub nic: Nic,
+    /// Queue pairs to each peer, 1 to 16.
+    pub lanes: u32,
+    /// Entries of 64 bytes in each send queue, a power of two, 8 to 32,768.
+    pub queue_depth: u32,
+    /// Ranks are admitted at epochs that are multiples of this: the operations of
+    /// one round of the caller's loop.
+    pub ops_per_round: u64,
+    /// How many operations ahead an admission is agreed. Larger: survivors never
+    /// wait for a decision; smaller: the newcomer takes part sooner.
+    pub admission_lead: u64,
+    /// How long an attempt to change the view may take before it is dropped.
+    pub update_time_out: Duration,
+    /// How long the rendezvous may go without a sign of life of this rank. The end
+    /// of the process is noticed at once where the store can see it.
+    pub lease: Duration,
+    /// How long to wait for a last life of this rank to end before giving up.
+    pub take_over_time_out: Duration,
+    /// Local acknowledgement time-out of the queue pairs: 4.096 us * 2^n, n 1 to 31.
+    pub ack_timeout: u8,
+    /// Retransmissions before a queue pair gives up, 0 to 7.
+    pub retry_count: u8,
+    /// Traffic class of the packets (RoCE v2: DSCP and ECN bits).
+    pub traffic_class: u8,
+    /// Service level (InfiniBand) or priority (RoCE).
+    pub service_level: u8,
+}
+
+impl GroupConfig {
+    /// The defaults for rank `rank` of `capacity`, all of which start together.
+    #[must_use]
+    pub fn new(rank: Rank, capacity: u32) -> Self {
+        Self {
+            rank,
+            capacity,
+            initial: capacity,
+            group: "ep".into(),
+            common: String::new(),
+            path: Path::Rdma,
+            #[cfg(feature = "soft")]
+            nic: Nic::Soft { address: None },
+            #[cfg(not(feature = "soft"))]
+            nic: Nic::System {
+                device: None,
+                port: 1,
+            },
+            lanes: 2,
+            queue_depth: 64,
+            ops_per_round: 2,
+            admission_lead: 8,
+            update_time_out: Duration::from_secs(10),
+            lease: Duration::from_secs(5),
+            take_over_time_out: Duration::from_secs(15),
+            // 4.096 us * 2^14 = 67 ms, seven times: a dead peer's queue pair reports
+            // it within about half a second.
+            ack_timeout: 14,
+            retry_count: 7,
+            traffic_class: 0,
+            service_level: 0,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let range = |what, value: u64, low: u64, high: u64| {
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                Err(Error::Config {
+                    what,
+                    value: value.to_string(),
+                    limit: format!("between {low} and {high}"),
+                })
+            }
+        };
+        range("capacity", self.capacity.into(), 1, 2048)?;
+        range("rank", self.rank.0.into(), 0, u64::from(self.capacity) - 1)?;
+        range("initial", self.initial.into(), 1, self.capacity.into())?;
+        range("lanes", self.lanes.into(), 1, 16)?;
+        range("queue_depth", self.queue_depth.into(), 8, 32_768)?;
+        range("ops_per_round", self.ops_per_round, 1, 1 << 20)?;
+        range("ack_timeout", self.ack_timeout.into(), 1, 31)?;
+        range("retry_count", self.retry_count.into(), 0, 7)?;
+        range("service_level", self.service_level.into(), 0, 15)?;
+        if !self.queue_depth.is_power_of_two() {
+            return Err(Error::Config {
+                what: "queue_depth",
+                value: self.queue_depth.to_string(),
+                limit: "a power of two".into(),
+            });
+        }
+        let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if self.group.is_empty() || self.group.len() > 64 || !self.group.chars().all(good) {
+            return Err(Error::Config {
+                what: "group",
+                value: format!("{:?}", self.group),
+                limit: "1 to 64 letters, digits, '-', '_' or '.'".into(),
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,368 @@
+//! Queue pairs to one peer, remade in place for each of its lives.
+
+use super::QueuePairReport;
+use crate::config::GroupConfig;
+use crate::error::Error;
+use crate::fabric::PeerFault;
+use crate::ids::{Half, Rank};
+use crate::member::records::{Card, PortAddress, QpOffer};
+use crate::region::{Region, RegionError};
+use crate::verbs::{
+    CompletionQueue, Device, MemoryRegion, PathSettings, PostError, ProtectionDomain, QueuePair,
+    QueuePlaces, RemoteEnd, SendQueue, Uar, Umem, state_name,
+};
+use memheap::Heap;
+use mlx5gda_sys::prm::QpState;
+use mlx5gda_sys::wqe::{DataPtr, Remote, WQEBB_BYTES};
+use std::sync::{Arc, Mutex, PoisonError};
+
+const CACHE_LINE: u64 = 64;
+const PAGE: u64 = 4096;
+
+/// What all links share: device, protection domain, control memory, registration.
+#[derive(Debug)]
+pub(super) struct RdmaResources {
+    mr: MemoryRegion,
+    umem: Arc<Umem>,
+    uar: Arc<Uar>,
+    domain: Arc<ProtectionDomain>,
+    device: Arc<Device>,
+    heap: Mutex<Heap>,
+    control_bytes: u64,
+    settings: PathSettings,
+}
+
+impl RdmaResources {
+    pub(super) fn open(config: &GroupConfig, region: &Arc<Region>) -> Result<Self, Error> {
+        let device = Device::open(&config.nic)?;
+        let domain = ProtectionDomain::allocate(&device)?;
+        let mr = MemoryRegion::register(&domain, region)?;
+        // Each lane: the ring, two doorbell records and the one entry of its
+        // collapsed completion queue, each on a cache line of its own.
+        let lane = u64::from(config.queue_depth) * WQEBB_BYTES as u64 + 3 * CACHE_LINE;
+        let lanes = u64::from(config.capacity.max(2) - 1) * u64::from(config.lanes);
+        let control_bytes = (lane * lanes).next_multiple_of(PAGE);
+        let memory = Arc::new(Region::shared("ep-control", control_bytes)?);
+        Ok(Self {
+            umem: Umem::register(&device, &memory)?,
+            uar: Uar::allocate(&device)?,
+            mr,
+            domain,
+            device,
+            heap: Mutex::new(Heap::new(control_bytes)),
+            control_bytes,
+            settings: PathSettings {
+                ack_timeout: config.ack_timeout,
+                retry_count: config.retry_count,
+                traffic_class: config.traffic_class,
+                service_level: config.service_level,
+            },
+        })
+    }
+
+    pub(super) fn port(&self) -> PortAddress {
+        self.device.port().address()
+    }
+
+    pub(super) fn rkey(&self) -> u32 {
+        self.mr.rkey()
+    }
+
+    pub(super) fn commands(&self) -> u64 {
+        self.device.commands()
+    }
+
+    pub(super) fn control_bytes(&self) -> u64 {
+        self.control_bytes
+    }
+
+    pub(super) fn link(&self, config: &GroupConfig, peer: Rank) -> Result<RdmaLink, Error> {
+        let lanes = (0..config.lanes)
+            .map(|_| self.lane(config.queue_depth))
+            .collect::<Result<Vec<Lane>, Error>>()?;
+        Ok(RdmaLink {
+            peer,
+            lkey: self.mr.lkey(),
+            marks: [vec![0; lanes.len()], vec![0; lanes.len()]],
+            lanes,
+            remote: None,
+        })
+    }
+
+    fn lane(&self, depth: u32) -> Result<Lane, Error> {
+        let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place =
+            |bytes| -> Result<u64, Error> { Ok(heap.alloc(bytes, CACHE_LINE)?.offset()) };
+        let places = QueuePlaces {
+            ring: place(u64::from(depth) * WQEBB_BYTES as u64)?,
+            depth,
+            record: place(CACHE_LINE)?,
+            cqe: place(CACHE_LINE)?,
+        };
+        let cq_record = place(CACHE_LINE)?;
+        let completions =
+            CompletionQueue::create(&self.device, &self.umem, &self.uar, &places, cq_record)?;
+        let pair = QueuePair::create(
+            &self.device,
+            &self.domain,
+            &self.umem,
+            &self.uar,
+            completions,
+            &places,
+        )?;
+        Ok(Lane {
+            queue: pair.send_queue(places)?,
+            address: self.umem.address() + places.ring,
+            pair,
+            psn: 0,
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Lane {
+    // Before the queue pair whose UAR it rings.
+    queue: SendQueue,
+    pair: QueuePair,
+    /// Address of the ring.
+    address: u64,
+    /// First PSN of the current life.
+    psn: u32,
+}
+
+/// The queue pairs to one peer.
+#[derive(Debug)]
+pub(super) struct RdmaLink {
+    peer: Rank,
+    lkey: u32,
+    lanes: Vec<Lane>,
+    /// For each half, how far each lane was rung.
+    marks: [Vec<u64>; 2],
+    /// Where the peer's region is; `None` while not connected.
+    remote: Option<Remote>,
+}
+
+impl RdmaLink {
+    pub(super) fn report(&self) -> Vec<QueuePairReport> {
+        self.lanes
+            .iter()
+            .zip(0..)
+            .map(|(lane, index)| QueuePairReport {
+                peer: self.peer,
+                lane: index,
+                qpn: lane.pair.number(),
+                state: state_name(lane.pair.state()),
+                commands: lane.pair.commands(),
+            })
+            .collect()
+    }
+
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (String, u64)> + '_ {
+        self.lanes
+            .iter()
+            .enumerate()
+            .map(|(i, lane)| (format!("ring to {}, lane {i}", self.peer), lane.address))
+    }
+
+    /// Two commands for each queue pair: Reset, then Init. Numbers stay, packet
+    /// sequence numbers start anew.
+    pub(super) fn prepare(&mut self) -> Result<Vec<QpOffer>, Error> {
+        self.remote = None;
+        for mark in self.marks.iter_mut().flatten() {
+            *mark = 0;
+        }
+        self.lanes
+            .iter_mut()
+            .map(|lane| {
+                if lane.pair.state() != QpState::Rst {
+                    lane.pair.reset()?;
+                }
+                lane.queue.reset()?;
+                lane.pair.init()?;
+                lane.psn = fresh_psn(lane.psn);
+                Ok(QpOffer {
+                    qpn: lane.pair.number(),
+                    psn: lane.psn,
+                })
+            })
+            .collect()
+    }
+
+    /// Two commands for each queue pair: Ready-to-Receive, then Ready-to-Send.
+    pub(super) fn connect(
+        &mut self,
+        resources: &RdmaResources,
+        card: &Card,
+        offers: &[QpOffer],
+        me: Rank,
+    ) -> Result<(), Error> {
+        let rank = card.rank;
+        let port = card.port.as_ref().ok_or(Error::NotOffered {
+            rank,
+            what: "RDMA port",
+        })?;
+        if offers.len() != self.lanes.len() {
+            return Err(Error::Config {
+                what: "number of queue pairs offered by a peer",
+                value: format!("{} by {rank}", offers.len()),
+                limit: self.lanes.len().to_string(),
+            });
+        }
+        for ((lane, offer), index) in self.lanes.iter_mut().zip(offers).zip(0u16..) {
+            let remote = RemoteEnd {
+                qpn: offer.qpn,
+                psn: offer.psn,
+                gid: port.gid,
+                lid: port.lid,
+                mtu: port.mtu.min(resources.device.port().mtu),
+                // Far apart for neighbouring lanes and pairs of ranks.
+                flow: (index * 2557) ^ ((me.0 as u16) * 37) ^ ((rank.0 as u16) * 401),
+            };
+            lane.pair.ready_to_receive(&remote, &resources.settings)?;
+            lane.pair.ready_to_send(lane.psn, &resources.settings)?;
+        }
+        self.remote = Some(Remote {
+            addr: card.region_address,
+            rkey: card.rkey,
+        });
+        Ok(())
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.remote = None;
+    }
+
+    fn target(&self, region: &Region, to: u64, len: u64) -> Result<Remote, PeerFault> {
+        let remote = self
+            .remote
+            .ok_or(PeerFault::NotConnected { peer: self.peer })?;
+        if to.checked_add(len).is_none_or(|end| end > region.len()) {
+            return Err(self.range(RegionError::OutOfRange {
+                offset: to,
+                len,
+                bytes: region.len(),
+            }));
+        }
+        Ok(Remote {
+            addr: remote.addr + to,
+            rkey: remote.rkey,
+        })
+    }
+
+    fn range(&self, source: RegionError) -> PeerFault {
+        PeerFault::Range {
+            peer: self.peer,
+            source,
+        }
+    }
+
+    fn post(
+        &mut self,
+        lane: u32,
+        act: impl FnOnce(&mut SendQueue) -> Result<(), PostError>,
+    ) -> Result<(), PeerFault> {
+        let peer = self.peer;
+        let Some(queue) = self.lanes.get_mut(lane as usize).map(|l| &mut l.queue) else {
+            return Err(PeerFault::NotConnected { peer });
+        };
+        act(queue).map_err(|error| match error {
+            PostError::Full { outstanding, depth } => PeerFault::QueueFull {
+                peer,
+                lane,
+                outstanding,
+                depth,
+            },
+            PostError::Memory(source) => PeerFault::Range { peer, source },
+            PostError::Wqe(error) => PeerFault::Malformed {
+                peer,
+                lane,
+                what: error.to_string(),
+            },
+        })
+    }
+
+    pub(super) fn write(
+        &mut self,
+        lane: u32,
+        region: &Region,
+        from: u64,
+        to: u64,
+        len: u64,
+    ) -> Result<(), PeerFault> {
+        let remote = self.target(region, to, len)?;
+        let too_long = || RegionError::OutOfRange {
+            offset: from,
+            len,
+            bytes: region.len(),
+        };
+        if from.checked_add(len).is_none_or(|end| end > region.len()) {
+            return Err(self.range(too_long()));
+        }
+        let local = DataPtr {
+            addr: region.address() + from,
+            lkey: self.lkey,
+            len: u32::try_from(len).map_err(|_| self.range(too_long()))?,
+        };
+        self.post(lane, |queue| queue.write(remote, local))
+    }
+
+    pub(super) fn signal(
+        &mut self,
+        lane: u32,
+        region: &Region,
+        to: u64,
+        value: u64,
+    ) -> Result<(), PeerFault> {
+        let remote = self.target(region, to, 8)?;
+        self.post(lane, |queue| queue.signal(remote, value))
+    }
+
+    pub(super) fn ring(&mut self, half: Half) -> Result<(), PeerFault> {
+        for index in 0..self.lanes.len() {
+            let mut mark = 0;
+            self.post(index as u32, |queue| {
+                mark = queue.ring()?;
+                Ok(())
+            })?;
+            if let Some(slot) = self.marks[half.index()].get_mut(index) {
+                *slot = mark;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn reusable(&mut self, half: Half) -> Result<bool, PeerFault> {
+        let mut done = true;
+        for ((lane, index), mark) in self
+            .lanes
+            .iter_mut()
+            .zip(0..)
+            .zip(&self.marks[half.index()])
+        {
+            let polled = lane.queue.poll().map_err(|source| PeerFault::Range {
+                peer: self.peer,
+                source,
+            })?;
+            match polled {
+                Ok(completed) => done &= completed >= *mark,
+                Err(error) => {
+                    return Err(PeerFault::Completion {
+                        peer: self.peer,
+                        lane: index,
+                        qpn: lane.pair.number(),
+                        what: error.to_string(),
+                    });
+                }
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// A starting PSN that differs from the last life's by far more packets than can
+/// be under way.
+fn fresh_psn(last: u32) -> u32 {
+    let clock = crate::events::monotonic_us();
+    let step = 0x20_0000 + (clock.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 43) as u32 % 0xc0_0000;
+    (last + step) & 0xff_ffff
+}

@@ -1,0 +1,432 @@
+//! Carries out what the membership protocol asks for, in the background.
+
+use super::protocol::{Action, Event, Loss, Protocol};
+use super::records::{self, Card, Decision, Offers, Proposal, QpOffer, Ready, RecordError};
+use crate::control::Control;
+use crate::error::Error;
+use crate::events::{LossKind, MemberEvent, monotonic_us};
+use crate::ids::{Epoch, Incarnation, Rank};
+use crate::store::{Changes, Rendezvous, Revision, StoreError, Swap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long one wait for changes lasts; bounds how late a time-out is noticed.
+const POLL: Duration = Duration::from_millis(50);
+const STORE_RETRY: Duration = Duration::from_millis(100);
+
+/// The connections, as the agent changes them. The data path uses the same ones.
+pub(crate) trait Connections: Send + Sync {
+    /// Takes the links to these ranks back to the start and makes offers for them.
+    fn prepare(&self, ranks: &[Rank]) -> Result<Offers, Error>;
+    /// Connects the links to these peers.
+    fn connect(&self, peers: &[(Card, Vec<QpOffer>)]) -> Result<(), Error>;
+    /// Takes the links to these ranks down.
+    fn forget(&self, ranks: &[Rank]);
+}
+
+/// What the agent tells the thread that owns the group.
+#[derive(Debug, Default)]
+pub(crate) struct Status {
+    pub(crate) admitted: Option<Epoch>,
+    pub(crate) superseded: Option<Incarnation>,
+    /// Why this rank cannot become a member; not set once it is one.
+    pub(crate) refused: Option<Error>,
+    /// Members of the view, as far as this rank knows.
+    pub(crate) view: Vec<(Rank, Incarnation)>,
+    /// Ranks that have said that they have finished.
+    pub(crate) finished: Vec<(Rank, Incarnation)>,
+    /// Ranks whose card is there.
+    pub(crate) present: Vec<(Rank, Incarnation)>,
+}
+
+/// [`Status`] and a way to wait for it to change.
+#[derive(Debug, Default)]
+pub(crate) struct SharedStatus {
+    status: Mutex<Status>,
+    changed: Condvar,
+}
+
+impl SharedStatus {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Waits until `done` yields something, for at most `limit`.
+    pub(crate) fn wait<T>(
+        &self,
+        limit: Duration,
+        mut done: impl FnMut(&mut Status) -> Option<T>,
+    ) -> Option<T> {
+        let deadline = Instant::now() + limit;
+        let mut status = self.lock();
+        loop {
+            if let Some(result) = done(&mut status) {
+                return Some(result);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            (status, _) = self
+                .changed
+                .wait_timeout(status, left)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+pub(crate) struct Agent {
+    pub(crate) me: Rank,
+    pub(crate) config: String,
+    pub(crate) prefix: String,
+    pub(crate) ahead: u64,
+    pub(crate) quiesce_limit: Duration,
+    pub(crate) store: Arc<dyn Rendezvous>,
+    pub(crate) control: Arc<Control>,
+    pub(crate) connections: Arc<dyn Connections>,
+    pub(crate) status: Arc<SharedStatus>,
+    pub(crate) events: Sender<MemberEvent>,
+    pub(crate) stop: Arc<AtomicBool>,
+    pub(crate) protocol: Protocol,
+    pub(crate) born: Instant,
+}
+
+impl Agent {
+    fn now(&self) -> Duration {
+        self.born.elapsed()
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn report(&self, event: MemberEvent) {
+        // Nobody listens any more: fine.
+        let _ = self.events.send(event);
+    }
+
+    /// Runs until told to stop.
+    pub(crate) fn run(mut self) {
+        let mut seen = Revision(0);
+        while !self.stopped() {
+            match self.store.changes(&self.prefix, seen, POLL) {
+                Ok(changes) => {
+                    seen = changes.revision;
+                    self.take_in(changes);
+                }
+                Err(error) => {
+                    // Serving goes on without the store; updates wait for it.
+                    tracing::warn!(rank = self.me.0, %error, "rendezvous does not answer");
+                    std::thread::sleep(STORE_RETRY);
+                }
+            }
+            while let Some(action) = self.protocol.next(self.now()) {
+                self.perform(action);
+                if self.stopped() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take_in(&mut self, changes: Changes) {
+        for change in changes.changes {
+            let Some(path) = change.key.strip_prefix(&self.prefix) else {
+                continue;
+            };
+            match self.understand(path, change.value.as_deref()) {
+                Ok(Some(event)) => {
+                    let now = self.now();
+                    self.protocol.on(event, now);
+                }
+                Ok(None) => {}
+                Err(error) => self.refuse(error),
+            }
+        }
+    }
+
+    /// A member goes on without what it cannot understand; one that wants to
+    /// become a member cannot.
+    fn refuse(&self, error: Error) {
+        tracing::warn!(rank = self.me.0, %error, "record refused");
+        if !self.protocol.is_member() {
+            self.status.update(|status| {
+                status.refused.get_or_insert(error);
+            });
+        }
+    }
+
+    fn understand(&self, path: &str, value: Option<&[u8]>) -> Result<Option<Event>, Error> {
+        let parts: Vec<&str> = path.split('/').collect();
+        let number = |text: &str| text.parse::<u64>().ok();
+        let rank = |text: &str| text.parse().ok().map(Rank);
+        Ok(match (parts.as_slice(), value) {
+            (["card", of], value) => match (rank(of), value) {
+                (Some(rank), Some(value)) if rank.0 < self.control.capacity() => {
+                    let card: Card = records::decode(path, value)?;
+                    self.check(rank, &card)?;
+                    self.see(rank, Some(card.incarnation));
+                    Some(Event::Card(rank, Some(card)))
+                }
+                (Some(rank), None) => {
+                    self.see(rank, None);
+                    Some(Event::Card(rank, None))
+                }
+                _ => None,
+            },
+            (["finished", of], Some(value)) => {
+                if let Some(rank) = rank(of) {
+                    let incarnation = records::decode(path, value)?;
+                    self.status
+                        .update(|status| status.finished.push((rank, incarnation)));
+                }
+                None
+            }
+            (["proposal", n], Some(value)) => match number(n) {
+                Some(n) => Some(Event::Proposal(
+                    n,
+                    records::decode::<Proposal>(path, value)?,
+                )),
+                None => None,
+            },
+            (["offers", n, of], Some(value)) => match (number(n), rank(of)) {
+                (Some(n), Some(of)) => Some(Event::Offers(
+                    n,
+                    of,
+                    records::decode::<Offers>(path, value)?,
+                )),
+                _ => None,
+            },
+            (["ready", n, of], Some(value)) => match (number(n), rank(of)) {
+                (Some(n), Some(of)) => {
+                    Some(Event::Ready(n, of, records::decode::<Ready>(path, value)?))
+                }
+                _ => None,
+            },
+            (["decision", n], Some(value)) => match number(n) {
+                Some(n) => Some(Event::Decision(
+                    n,
+                    records::decode::<Decision>(path, value)?,
+                )),
+                None => None,
+            },
+            _ => None,
+        })
+    }
+
+    fn see(&self, rank: Rank, incarnation: Option<Incarnation>) {
+        self.status.update(|status| {
+            status.present.retain(|(present, _)| *present != rank);
+            if let Some(incarnation) = incarnation {
+                status.present.push((rank, incarnation));
+            }
+        });
+    }
+
+    fn check(&self, rank: Rank, card: &Card) -> Result<(), Error> {
+        if card.rank != rank {
+            return Err(Error::Record(RecordError::Malformed {
+                key: format!("card/{}", rank.0),
+                bytes: 0,
+                what: format!("it is the card of {}", card.rank),
+            }));
+        }
+        if card.config != self.config {
+            return Err(Error::ConfigMismatch {
+                rank,
+                theirs: card.config.clone(),
+                ours: self.config.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    fn key(&self, path: std::fmt::Arguments<'_>) -> String {
+        format!("{}{path}", self.prefix)
+    }
+
+    /// Repeats a store call until it is done: what is published is owed to the others.
+    fn persist<T>(&self, mut call: impl FnMut() -> Result<T, StoreError>) -> Option<T> {
+        while !self.stopped() {
+            match call() {
+                Ok(done) => return Some(done),
+                Err(error @ (StoreError::TooLarge { .. } | StoreError::LeaseEnded { .. })) => {
+                    tracing::error!(rank = self.me.0, %error, "cannot be published");
+                    return None;
+                }
+                Err(error) => {
+                    tracing::warn!(rank = self.me.0, %error, "rendezvous does not answer");
+                    std::thread::sleep(STORE_RETRY);
+                }
+            }
+        }
+        None
+    }
+
+    fn publish<T: serde::Serialize>(&self, key: &str, record: &T) {
+        match records::encode(record) {
+            Ok(bytes) => {
+                self.persist(|| self.store.put(key, &bytes, None));
+            }
+            Err(error) => tracing::error!(rank = self.me.0, key, %error, "cannot be encoded"),
+        }
+    }
+
+    /// First come, first served; whoever was first, all learn it by watching.
+    fn publish_once<T: serde::Serialize>(&self, key: &str, record: &T) {
+        match records::encode(record) {
+            Ok(bytes) => {
+                let outcome = self.persist(|| self.store.compare_and_swap(key, None, &bytes));
+                if let Some(Swap::Lost(_)) = outcome {
+                    tracing::debug!(rank = self.me.0, key, "somebody else was first");
+                }
+            }
+            Err(error) => tracing::error!(rank = self.me.0, key, %error, "cannot be encoded"),
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        let at_us = monotonic_us();
+        match action {
+            Action::Mask((rank, incarnation), loss) => {
+                self.control.mask_now(rank);
+                let how = match loss {
+                    Loss::LeaseEnded => LossKind::LeaseEnded,
+                    Loss::Replaced => LossKind::Replaced,
+                    Loss::Left => LossKind::Left,
+                };
+                self.report(MemberEvent::PeerLost {
+                    rank,
+                    incarnation,
+                    how,
+                    at_us,
+                });
+            }
+            Action::Superseded(by) => {
+                self.status.update(|status| status.superseded = Some(by));
+                self.report(MemberEvent::Superseded { by, at_us });
+            }
+            Action::Propose(number, proposal) => {
+                self.publish_once(&self.key(format_args!("proposal/{number}")), &proposal);
+            }
+            Action::Prepare(number, ranks) => {
+                self.report(MemberEvent::UpdateBegun {
+                    attempt: number,
+                    peers: ranks.clone(),
+                    at_us,
+                });
+                let outcome = self.prepare(&ranks).map(|o| Event::Prepared(number, o));
+                self.feed(number, outcome);
+            }
+            Action::PublishOffers(number, offers) => {
+                let key = self.key(format_args!("offers/{number}/{}", self.me.0));
+                self.publish(&key, &offers);
+            }
+            Action::Connect(number, peers) => {
+                let outcome = self.connections.connect(&peers).map(|()| {
+                    let limit = if self.protocol.is_member() {
+                        self.control.promise(self.ahead)
+                    } else {
+                        Epoch(0)
+                    };
+                    Event::Connected(number, Ready { limit })
+                });
+                self.feed(number, outcome);
+            }
+            Action::PublishReady(number, ready) => {
+                self.report(MemberEvent::Connected {
+                    attempt: number,
+                    limit: ready.limit,
+                    at_us,
+                });
+                let key = self.key(format_args!("ready/{number}/{}", self.me.0));
+                self.publish(&key, &ready);
+            }
+            Action::Decide(number, decision) => {
+                self.publish_once(&self.key(format_args!("decision/{number}")), &decision);
+            }
+            Action::Admit {
+                attempt,
+                from,
+                ranks,
+                own,
+            } => {
+                for (rank, incarnation) in &ranks {
+                    self.control.admit(*rank, *incarnation, from);
+                }
+                self.control.release();
+                self.tidy(attempt);
+                let view = self.protocol.view().collect();
+                self.report(MemberEvent::Admitted {
+                    attempt,
+                    from,
+                    ranks,
+                    own,
+                    at_us,
+                });
+                self.status.update(|status| {
+                    status.view = view;
+                    if own {
+                        status.admitted = Some(from);
+                    }
+                });
+            }
+            Action::Forget {
+                attempt,
+                ranks,
+                by,
+                why,
+            } => {
+                self.connections.forget(&ranks);
+                self.control.release();
+                self.tidy(attempt);
+                self.report(MemberEvent::UpdateDropped {
+                    attempt,
+                    by,
+                    why,
+                    at_us,
+                });
+            }
+        }
+    }
+
+    fn prepare(&self, ranks: &[Rank]) -> Result<Offers, Error> {
+        for rank in ranks {
+            self.control.mask_now(*rank);
+        }
+        // From here on no operation begins that counts them; those under way must
+        // end before anything of theirs is touched.
+        if !self.control.quiesce(self.quiesce_limit) {
+            return Err(Error::NotQuiet {
+                limit: self.quiesce_limit,
+            });
+        }
+        self.connections.prepare(ranks)
+    }
+
+    fn feed(&mut self, attempt: u64, outcome: Result<Event, Error>) {
+        let event = outcome.unwrap_or_else(|error| {
+            tracing::warn!(rank = self.me.0, attempt, %error, "update step failed");
+            Event::Failed(attempt, format!("{}: {error}", self.me))
+        });
+        let now = self.now();
+        self.protocol.on(event, now);
+    }
+
+    /// Takes what this rank published for a decided attempt out of the store.
+    fn tidy(&self, attempt: u64) {
+        for kind in ["offers", "ready"] {
+            let key = self.key(format_args!("{kind}/{attempt}/{}", self.me.0));
+            if let Err(error) = self.store.delete(&key) {
+                tracing::debug!(rank = self.me.0, key, %error, "left in the store");
+            }
+        }
+    }
+}

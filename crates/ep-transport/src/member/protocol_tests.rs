@@ -1,0 +1,391 @@
+//! Several ranks run the protocol against one store, in every order that chance
+//! comes up with, while ranks die.
+
+use super::*;
+use crate::member::records::PortAddress;
+use proptest::prelude::*;
+
+const TIME_OUT: Duration = Duration::from_secs(1);
+
+fn card(rank: Rank, incarnation: Incarnation) -> Card {
+    Card {
+        rank,
+        incarnation,
+        host: "host".into(),
+        config: String::new(),
+        port: Some(PortAddress {
+            gid: [0; 16],
+            lid: 0,
+            mtu: 4096,
+            ethernet: true,
+        }),
+        region_address: 0,
+        rkey: 0,
+        window: None,
+        leaving: false,
+    }
+}
+
+/// The store, as the order in which things were published.
+#[derive(Default)]
+struct Board {
+    log: Vec<Event>,
+    cards: BTreeMap<Rank, Incarnation>,
+}
+
+impl Board {
+    fn has_proposal(&self, number: u64) -> bool {
+        self.log
+            .iter()
+            .any(|event| matches!(event, Event::Proposal(n, _) if *n == number))
+    }
+
+    fn decision(&self, number: u64) -> Option<&Decision> {
+        self.log.iter().find_map(|event| match event {
+            Event::Decision(n, decision) if *n == number => Some(decision),
+            _ => None,
+        })
+    }
+}
+
+struct Process {
+    life: Life,
+    protocol: Protocol,
+    seen: usize,
+    epoch: u64,
+    limit: Option<u64>,
+    /// From which epoch this process counts which life.
+    table: BTreeMap<Rank, (Incarnation, u64)>,
+    admitted: Option<u64>,
+    masked: Vec<Life>,
+}
+
+impl Process {
+    fn start(board: &mut Board, rank: Rank, incarnation: Incarnation, initial: u32) -> Self {
+        board.cards.insert(rank, incarnation);
+        let event = Event::Card(rank, Some(card(rank, incarnation)));
+        board.log.push(event);
+        Self {
+            life: (rank, incarnation),
+            protocol: Protocol::new(Setup {
+                me: rank,
+                incarnation,
+                initial,
+                alignment: 2,
+                time_out: TIME_OUT,
+            }),
+            seen: 0,
+            epoch: 0,
+            limit: None,
+            table: BTreeMap::new(),
+            admitted: None,
+            masked: Vec::new(),
+        }
+    }
+
+    fn read(&mut self, board: &Board, now: Duration) {
+        if let Some(event) = board.log.get(self.seen) {
+            self.seen += 1;
+            self.protocol.on(event.clone(), now);
+        }
+    }
+
+    /// Runs one operation if the promise allows it.
+    fn run(&mut self) {
+        if self.admitted.is_some() && self.limit.is_none_or(|limit| self.epoch < limit) {
+            self.epoch += 1;
+        }
+    }
+
+    fn act(&mut self, board: &mut Board, now: Duration) -> bool {
+        let Some(action) = self.protocol.next(now) else {
+            return false;
+        };
+        let me = self.life.0;
+        match action {
+            Action::Mask(life, _) => self.masked.push(life),
+            Action::Superseded(_) => {}
+            Action::Propose(number, proposal) => {
+                if !board.has_proposal(number) {
+                    board.log.push(Event::Proposal(number, proposal));
+                }
+            }
+            Action::Prepare(number, ranks) => {
+                let offers = ranks
+                    .iter()
+                    .map(|rank| (*rank, vec![QpOffer { qpn: me.0, psn: 0 }]))
+                    .collect();
+                self.protocol
+                    .on(Event::Prepared(number, Offers(offers)), now);
+            }
+            Action::PublishOffers(number, offers) => {
+                board.log.push(Event::Offers(number, me, offers));
+            }
+            Action::Connect(number, peers) => {
+                for (card, offers) in peers {
+                    assert_eq!(offers[0].qpn, card.rank.0, "offers of another rank");
+                }
+                let limit = if self.admitted.is_some() {
+                    self.epoch + 3
+                } else {
+                    0
+                };
+                self.limit = Some(limit);
+                let ready = Ready {
+                    limit: Epoch(limit),
+                };
+                self.protocol.on(Event::Connected(number, ready), now);
+            }
+            Action::PublishReady(number, ready) => {
+                board.log.push(Event::Ready(number, me, ready));
+            }
+            Action::Decide(number, decision) => {
+                if board.decision(number).is_none() {
+                    board.log.push(Event::Decision(number, decision));
+                }
+            }
+            Action::Admit {
+                from, ranks, own, ..
+            } => {
+                self.limit = None;
+                if own {
+                    self.admitted = Some(from.0);
+                    self.epoch = from.0;
+                }
+                assert!(self.epoch <= from.0, "admitted at an epoch that is over");
+                for (rank, incarnation) in ranks {
+                    self.table.insert(rank, (incarnation, from.0));
+                }
+            }
+            Action::Forget { .. } => self.limit = None,
+        }
+        true
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Read(usize),
+    Act(usize),
+    Run(usize),
+    Kill(usize),
+    Start(usize),
+    Wait,
+}
+
+fn steps(ranks: usize) -> impl Strategy<Value = Vec<Step>> {
+    let one = prop_oneof![
+        12 => (0..ranks).prop_map(Step::Read),
+        12 => (0..ranks).prop_map(Step::Act),
+        4 => (0..ranks).prop_map(Step::Run),
+        1 => (0..ranks).prop_map(Step::Kill),
+        1 => (0..ranks).prop_map(Step::Start),
+        1 => Just(Step::Wait),
+    ];
+    prop::collection::vec(one, 0..400)
+}
+
+struct World {
+    board: Board,
+    processes: Vec<Option<Process>>,
+    lives: Vec<u32>,
+    now: Duration,
+}
+
+impl World {
+    fn new(ranks: usize) -> Self {
+        let mut world = Self {
+            board: Board::default(),
+            processes: Vec::new(),
+            lives: vec![0; ranks],
+            now: Duration::ZERO,
+        };
+        world.processes.resize_with(ranks, || None);
+        for rank in 0..ranks {
+            world.start(rank);
+        }
+        world
+    }
+
+    fn start(&mut self, rank: usize) {
+        if self.processes[rank].is_none() {
+            self.lives[rank] += 1;
+            let initial = self.processes.len() as u32;
+            self.processes[rank] = Some(Process::start(
+                &mut self.board,
+                Rank(rank as u32),
+                Incarnation(self.lives[rank]),
+                initial,
+            ));
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Read(i) => {
+                if let Some(process) = &mut self.processes[i] {
+                    process.read(&self.board, self.now);
+                }
+            }
+            Step::Act(i) => {
+                if let Some(process) = &mut self.processes[i] {
+                    process.act(&mut self.board, self.now);
+                }
+            }
+            Step::Run(i) => {
+                if let Some(process) = &mut self.processes[i] {
+                    process.run();
+                }
+            }
+            Step::Kill(i) => {
+                if self.processes[i].take().is_some() {
+                    self.board.cards.remove(&Rank(i as u32));
+                    self.board.log.push(Event::Card(Rank(i as u32), None));
+                }
+            }
+            Step::Start(i) => self.start(i),
+            Step::Wait => self.now += TIME_OUT / 2,
+        }
+    }
+
+    /// Everybody alive reads everything and does everything, time goes on.
+    fn settle(&mut self) {
+        for _ in 0..40 {
+            self.now += TIME_OUT / 4;
+            let mut busy = true;
+            while busy {
+                busy = false;
+                for process in self.processes.iter_mut().flatten() {
+                    while process.seen < self.board.log.len() {
+                        process.read(&self.board, self.now);
+                    }
+                    while process.act(&mut self.board, self.now) {
+                        busy = true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Two living ranks that count each other do so from one epoch, in these lives.
+    fn check_agreement(&self) {
+        let living: Vec<&Process> = self.processes.iter().flatten().collect();
+        for a in &living {
+            for b in &living {
+                if let Some((life, from)) = a.table.get(&b.life.0)
+                    && *life == b.life.1
+                    && let Some((back, from_back)) = b.table.get(&a.life.0)
+                    && *back == a.life.1
+                {
+                    assert_eq!(from, from_back, "{:?} and {:?}", a.life, b.life);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn ranks_form_a_group_and_take_a_newcomer_in() {
+    let mut world = World::new(3);
+    world.settle();
+    for process in world.processes.iter().flatten() {
+        assert_eq!(process.admitted, Some(0));
+        assert_eq!(process.table.len(), 2);
+    }
+    for _ in 0..5 {
+        (0..3).for_each(|i| world.step(&Step::Run(i)));
+    }
+    world.step(&Step::Kill(2));
+    world.settle();
+    let masked = |i: usize| world.processes[i].as_ref().unwrap().masked.clone();
+    assert_eq!(masked(0), [(Rank(2), Incarnation(1))]);
+    assert_eq!(masked(1), [(Rank(2), Incarnation(1))]);
+    world.step(&Step::Start(2));
+    world.settle();
+    let newcomer = world.processes[2].as_ref().unwrap();
+    // The largest promise is 5 + 3; admissions are at even epochs.
+    assert_eq!(newcomer.admitted, Some(8));
+    for i in 0..2 {
+        let survivor = world.processes[i].as_ref().unwrap();
+        assert_eq!(survivor.table[&Rank(2)], (Incarnation(2), 8));
+        assert_eq!(survivor.table[&Rank(1 - i as u32)].1, 0);
+    }
+    world.check_agreement();
+}
+
+#[test]
+fn a_failed_step_drops_the_attempt_and_a_later_one_succeeds() {
+    let mut world = World::new(2);
+    world.settle();
+    world.step(&Step::Kill(1));
+    world.settle();
+    world.step(&Step::Start(1));
+    let process = world.processes[0].as_mut().unwrap();
+    // The survivor learns of the proposal but its first connection fails.
+    let number = process.protocol.last_number + 1;
+    let newcomer = world.processes[1].as_mut().unwrap();
+    while newcomer.seen < world.board.log.len() {
+        newcomer.read(&world.board, world.now);
+    }
+    while newcomer.act(&mut world.board, world.now) {}
+    let survivor = world.processes[0].as_mut().unwrap();
+    while survivor.seen < world.board.log.len() {
+        survivor.read(&world.board, world.now);
+    }
+    let why = "rank 0: INIT2RTR refused".to_owned();
+    survivor
+        .protocol
+        .on(Event::Failed(number, why.clone()), world.now);
+    world.settle();
+    let dropped = Decision::Dropped { by: Rank(0), why };
+    assert_eq!(world.board.decision(number), Some(&dropped));
+    assert!(world.processes[1].as_ref().unwrap().admitted.is_some());
+    world.check_agreement();
+}
+
+#[test]
+fn a_rank_that_says_nothing_lets_the_attempt_time_out() {
+    let mut world = World::new(2);
+    world.settle();
+    world.step(&Step::Kill(1));
+    world.settle();
+    world.step(&Step::Start(1));
+    // The survivor is frozen: only the newcomer runs.
+    let newcomer = world.processes[1].as_mut().unwrap();
+    for _ in 0..8 {
+        world.now += TIME_OUT / 4;
+        while newcomer.seen < world.board.log.len() {
+            newcomer.read(&world.board, world.now);
+        }
+        while newcomer.act(&mut world.board, world.now) {}
+    }
+    let Some(Decision::Dropped { by, why }) = world.board.decision(2) else {
+        panic!("not dropped");
+    };
+    assert_eq!(*by, Rank(1));
+    assert!(why.contains("rank 0"), "{why}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn whatever_happens_everybody_alive_is_a_member_in_the_end(steps in steps(3)) {
+        let mut world = World::new(3);
+        for step in &steps {
+            world.step(step);
+            world.check_agreement();
+        }
+        (0..3).for_each(|i| world.start(i));
+        world.settle();
+        world.check_agreement();
+        for process in world.processes.iter().flatten() {
+            prop_assert!(process.admitted.is_some(), "{:?} never came in", process.life);
+            for other in world.processes.iter().flatten().filter(|o| o.life != process.life) {
+                prop_assert_eq!(
+                    process.table.get(&other.life.0).map(|(life, _)| *life),
+                    Some(other.life.1)
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Owners of verbs objects.
+//!
+//! Every object holds what it depends on, so it cannot outlive it, and destroys
+//! itself when dropped. Construction either yields a whole object or nothing.
+
+mod device;
+mod object;
+mod port;
+mod qp;
+mod ring;
+
+pub(crate) use device::Device;
+pub(crate) use object::{CompletionQueue, MemoryRegion, ProtectionDomain, Uar, Umem};
+pub(crate) use qp::{PathSettings, QueuePair, RemoteEnd, state_name};
+pub(crate) use ring::{PostError, QueuePlaces, SendQueue};
+
+use crate::region::RegionError;
+use mlx5gda_sys::prm::{CmdStatus, FieldError};
+use mlx5gda_sys::table::LoadError;
+
+/// Why a NIC object could not be had or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerbsError {
+    /// libibverbs or libmlx5 is not there or too old.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The software NIC could not start.
+    #[cfg(feature = "soft")]
+    #[error("software NIC: {0}")]
+    Soft(#[from] soft_hca::Error),
+    /// No such device.
+    #[error("no RDMA device {wanted}; found: {found}")]
+    NoDevice {
+        /// The name asked for, or `of any name`.
+        wanted: String,
+        /// The devices of this machine.
+        found: String,
+    },
+    /// The port cannot carry traffic.
+    #[error("port {port} of {device} is {state}, not active")]
+    PortDown {
+        /// Device name.
+        device: String,
+        /// Port number.
+        port: u8,
+        /// Its state (`enum ibv_port_state`).
+        state: u32,
+    },
+    /// The port has no usable address.
+    #[error("port {port} of {device} has no RoCE v2 GID among its {entries} entries")]
+    NoGid {
+        /// Device name.
+        device: String,
+        /// Port number.
+        port: u8,
+        /// Size of its GID table.
+        entries: i32,
+    },
+    /// A library call failed.
+    #[error("{call} for {object} failed: {source}")]
+    Call {
+        /// The C function.
+        call: &'static str,
+        /// What it was for.
+        object: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The device refused a command.
+    #[error("{command} for {object} refused: {status} (syndrome {syndrome:#x})")]
+    Command {
+        /// The command.
+        command: &'static str,
+        /// What it was for.
+        object: String,
+        /// The device's status.
+        status: CmdStatus,
+        /// The device's syndrome.
+        syndrome: u32,
+    },
+    /// A queue pair cannot go from one state to the other.
+    #[error("queue pair {qpn:#x} cannot go from {from} to {to}")]
+    IllegalTransition {
+        /// Its number.
+        qpn: u32,
+        /// Its state.
+        from: &'static str,
+        /// The state asked for.
+        to: &'static str,
+    },
+    /// A value does not fit the device's format.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    /// Control memory could not be reached.
+    #[error(transparent)]
+    Memory(#[from] RegionError),
+}

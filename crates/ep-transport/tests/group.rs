@@ -1,0 +1,325 @@
+//! Ranks form a group, write to each other, lose one and take a new one in.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::panic, reason = "a test stops at the first surprise")]
+
+use ep_transport::store::{MemStore, Rendezvous, TcpStore, TcpStoreServer};
+use ep_transport::{
+    Epoch, Error, Fabric, Group, GroupConfig, Half, Incarnation, MemberEvent, Path, PeerFault,
+    Rank, Snapshot,
+};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const REGION: u64 = 1 << 20;
+const PATIENCE: Duration = Duration::from_secs(20);
+const SIGNALS: u64 = 4096;
+
+fn config(rank: u32, capacity: u32, path: Path) -> GroupConfig {
+    GroupConfig {
+        path,
+        take_over_time_out: Duration::from_millis(300),
+        ..GroupConfig::new(Rank(rank), capacity)
+    }
+}
+
+fn open(config: &GroupConfig, store: &MemStore) -> Group {
+    Group::open(config, REGION, Arc::new(store.clone())).unwrap()
+}
+
+fn form(capacity: u32, path: Path, store: &MemStore) -> Vec<Group> {
+    let mut groups: Vec<Group> = (0..capacity)
+        .map(|rank| open(&config(rank, capacity, path), store))
+        .collect();
+    for group in &mut groups {
+        assert_eq!(group.wait_admitted(PATIENCE).unwrap(), Epoch(0));
+    }
+    groups
+}
+
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Writes a block and a signal from one rank to another and waits for both.
+fn send(groups: &mut [Group], from: usize, to: usize, value: u64) {
+    let peer = groups[to].rank();
+    let block = vec![value as u8; 10_000];
+    let sender = &mut groups[from];
+    sender.region().write(8192, &block).unwrap();
+    sender.write(peer, 1, 8192, 65536, 10_000).unwrap();
+    let word = SIGNALS + 8 * from as u64;
+    sender.signal(peer, 1, word, value).unwrap();
+    sender.ring(peer, Half::Even).unwrap();
+    eventually("signal", || {
+        groups[to].region().load_acquire(word).unwrap() == value
+    });
+    let mut arrived = vec![0; 10_000];
+    groups[to].region().read(65536, &mut arrived).unwrap();
+    assert_eq!(arrived, block);
+    eventually("completion", || {
+        groups[from].reusable(peer, Half::Even).unwrap()
+    });
+}
+
+/// Runs operations on all groups until each is past `epoch`.
+fn run_past(groups: &[&Group], epoch: Epoch) {
+    for group in groups {
+        eventually("the run limit's end", || {
+            while group.control().next_epoch() <= epoch {
+                if group.control().try_begin().is_none() {
+                    return false;
+                }
+                group.control().end();
+            }
+            true
+        });
+    }
+}
+
+fn touched(before: &Snapshot, after: &Snapshot, changed: Rank) -> (usize, u64) {
+    let mut healthy = 0;
+    let mut commands = 0;
+    for (b, a) in before.queue_pairs.iter().zip(&after.queue_pairs) {
+        assert_eq!((b.peer, b.lane, b.qpn), (a.peer, a.lane, a.qpn));
+        if a.peer == changed {
+            commands += a.commands - b.commands;
+        } else if a != b {
+            healthy += 1;
+        }
+    }
+    (healthy, commands)
+}
+
+fn a_rank_dies_and_comes_back(path: Path) {
+    let store = MemStore::new();
+    let mut groups = form(3, path, &store);
+    for from in 0..3 {
+        for to in 0..3 {
+            if from != to {
+                send(&mut groups, from, to, 100 + from as u64);
+            }
+        }
+    }
+    for life in 2..4 {
+        let before: Vec<Snapshot> = groups.iter().map(Group::snapshot).collect();
+        // Odd and even numbers of operations before the death.
+        run_past(&[&groups[0], &groups[1]], Epoch(u64::from(life) * 7));
+        drop(groups.pop());
+        let dead = Rank(2);
+        for group in &groups {
+            eventually("mask", || {
+                !group
+                    .control()
+                    .is_active(dead, group.control().next_epoch())
+            });
+        }
+        let mut newcomer = open(&config(2, 3, path), &store);
+        assert_eq!(newcomer.incarnation(), Incarnation(life));
+        let from = newcomer.wait_admitted(PATIENCE).unwrap();
+        assert!(from > Epoch(u64::from(life) * 7) && from.0.is_multiple_of(2));
+        for group in &groups {
+            eventually("admission", || group.control().is_active(dead, from));
+            assert!(!group.control().is_active(dead, Epoch(from.0 - 1)));
+        }
+        run_past(&[&groups[0], &groups[1], &newcomer], from);
+        groups.push(newcomer);
+        for (group, before) in groups.iter().zip(&before).take(2) {
+            let after = group.snapshot();
+            assert_eq!(after.addresses, before.addresses);
+            let (healthy, commands) = touched(before, &after, dead);
+            assert_eq!(healthy, 0);
+            let pairs = if path == Path::Rdma { 2 } else { 0 };
+            assert_eq!(commands, 4 * pairs);
+            assert_eq!(after.commands - before.commands, 4 * pairs);
+            let events = group.take_events();
+            let lost =
+                |e: &MemberEvent| matches!(e, MemberEvent::PeerLost { rank, .. } if *rank == dead);
+            assert!(events.iter().any(lost), "{events:?}");
+        }
+        send(&mut groups, 0, 2, 200 + u64::from(life));
+        send(&mut groups, 2, 1, 300 + u64::from(life));
+        send(&mut groups, 0, 1, 400 + u64::from(life));
+    }
+}
+
+#[test]
+fn over_windows_a_rank_dies_and_comes_back() {
+    a_rank_dies_and_comes_back(Path::Window);
+}
+
+#[cfg(feature = "soft")]
+#[test]
+fn over_rdma_a_rank_dies_and_comes_back() {
+    a_rank_dies_and_comes_back(Path::Rdma);
+}
+
+#[cfg(feature = "soft")]
+#[test]
+fn a_dead_peer_is_an_error_completion_and_others_are_well() {
+    let store = MemStore::new();
+    let mut groups = form(3, Path::Rdma, &store);
+    drop(groups.remove(2));
+    // Whatever the rendezvous says: the queue pair itself reports it, in bounded time.
+    groups[0].signal(Rank(2), 0, SIGNALS, 1).unwrap();
+    groups[0].ring(Rank(2), Half::Odd).unwrap();
+    let mut fault = None;
+    eventually("error completion", || {
+        fault = groups[0].reusable(Rank(2), Half::Odd).err();
+        fault.is_some()
+    });
+    assert!(matches!(
+        fault,
+        Some(PeerFault::Completion {
+            peer: Rank(2),
+            lane: 0,
+            ..
+        })
+    ));
+    send(&mut groups, 0, 1, 7);
+    send(&mut groups, 1, 0, 8);
+}
+
+#[test]
+fn a_taken_rank_and_bad_settings_are_refused_with_the_value() {
+    let store = MemStore::new();
+    let _groups = form(2, Path::Window, &store);
+    let taken = Group::open(&config(1, 2, Path::Window), REGION, Arc::new(store.clone()));
+    assert!(matches!(
+        taken,
+        Err(Error::RankTaken {
+            rank: Rank(1),
+            incarnation: Incarnation(1),
+            ..
+        })
+    ));
+    let bad = |change: fn(&mut GroupConfig)| {
+        let mut config = config(0, 2, Path::Window);
+        change(&mut config);
+        Group::open(&config, REGION, Arc::new(store.clone()))
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(
+        bad(|c| c.rank = Rank(7)),
+        "rank is 7, but must be between 0 and 1"
+    );
+    assert_eq!(
+        bad(|c| c.queue_depth = 24),
+        "queue_depth is 24, but must be a power of two"
+    );
+    assert_eq!(
+        bad(|c| c.capacity = 4096),
+        "capacity is 4096, but must be between 1 and 2048"
+    );
+    assert!(bad(|c| c.group = "a/b".into()).contains("\"a/b\""));
+}
+
+#[test]
+fn a_rank_with_other_sizes_is_told_what_differs() {
+    let store = MemStore::new();
+    let _first = open(&config(0, 2, Path::Window), &store);
+    let mut other = config(1, 2, Path::Window);
+    other.common = "hidden=512".into();
+    let mut second = Group::open(&other, REGION, Arc::new(store)).unwrap();
+    let error = second.wait_admitted(PATIENCE).unwrap_err();
+    let Error::ConfigMismatch { rank, theirs, ours } = error else {
+        panic!("{error}");
+    };
+    assert_eq!(rank, Rank(0));
+    assert!(ours.contains("hidden=512") && !theirs.contains("hidden=512"));
+}
+
+#[test]
+fn a_group_that_is_not_complete_says_who_is_there() {
+    let store = MemStore::new();
+    let mut alone = open(&config(0, 3, Path::Window), &store);
+    let error = alone.wait_admitted(Duration::from_millis(200)).unwrap_err();
+    assert!(error.to_string().contains("present: rank 0"), "{error}");
+}
+
+#[test]
+fn everybody_finishes_and_leaves() {
+    let store = MemStore::new();
+    let mut groups = form(3, Path::Window, &store);
+    let last = groups.pop().unwrap();
+    assert!(last.finish(Duration::from_millis(100)).is_err());
+    for group in groups {
+        std::thread::spawn(move || {
+            group.finish(PATIENCE).unwrap();
+            group.leave().unwrap();
+        });
+    }
+    last.finish(PATIENCE).unwrap();
+    last.wait_alone(PATIENCE).unwrap();
+    let left = |e: &MemberEvent| {
+        matches!(
+            e,
+            MemberEvent::PeerLost {
+                how: ep_transport::LossKind::Left,
+                ..
+            }
+        )
+    };
+    assert_eq!(last.take_events().iter().filter(|e| left(e)).count(), 2);
+}
+
+#[test]
+fn the_tcp_store_serves_a_group_and_sees_connections_end() {
+    let server = TcpStoreServer::bind("127.0.0.1:0").unwrap();
+    let address = server.address().to_string();
+    let connect = || Arc::new(TcpStore::connect(&address, PATIENCE).unwrap());
+    let mut first = Group::open(
+        &config(0, 2, Path::Window),
+        REGION,
+        Arc::new(server.store()),
+    )
+    .unwrap();
+    let client: Arc<TcpStore> = connect();
+    let mut second = Group::open(
+        &config(1, 2, Path::Window),
+        REGION,
+        Arc::clone(&client) as Arc<dyn Rendezvous>,
+    )
+    .unwrap();
+    first.wait_admitted(PATIENCE).unwrap();
+    second.wait_admitted(PATIENCE).unwrap();
+    assert!(first.control().is_active(Rank(1), Epoch(0)));
+    let in_use = TcpStoreServer::bind(&address).unwrap_err();
+    assert!(in_use.to_string().contains(&address), "{in_use}");
+    drop(server);
+    // The store is gone; serving goes on, and a newcomer is told where it looked.
+    assert!(
+        first
+            .control()
+            .is_active(Rank(1), first.control().next_epoch())
+    );
+    let gone = TcpStore::connect(&address, Duration::from_millis(50)).unwrap_err();
+    assert!(
+        gone.to_string().starts_with("no store at 127.0.0.1:"),
+        "{gone}"
+    );
+}
+
+#[test]
+fn a_store_of_another_version_is_named() {
+    use std::io::Write;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let other = std::thread::spawn(move || {
+        for hello in [*b"EPRV\x07\x00", *b"HTTP/1"] {
+            listener.accept().unwrap().0.write_all(&hello).unwrap();
+        }
+    });
+    let mut said = || {
+        TcpStore::connect(&address, Duration::ZERO)
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(said().ends_with("speaks store protocol version 7, this side speaks 1"));
+    assert!(said().contains("HTTP/1"));
+    other.join().unwrap();
+}
