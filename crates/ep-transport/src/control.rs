@@ -12,7 +12,11 @@
 //!   agent promises the other ranks that an agreed epoch still lies ahead.
 
 use crate::ids::{Epoch, Incarnation, Rank, RankSet};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
+use std::sync::atomic::Ordering::SeqCst;
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicU32, AtomicU64, fence};
 use std::time::{Duration, Instant};
 
 const NEVER: u64 = u64::MAX;
@@ -154,8 +158,10 @@ impl Control {
     pub fn try_begin(&self) -> Option<Epoch> {
         let epoch = self.next_epoch.load(SeqCst);
         self.begun.fetch_add(1, SeqCst);
-        // The limit is read after the operation was announced, and the agent reads
-        // the announcement after it set the limit: one of the two sees the other.
+        // Announce, then look at the limit and the table; the agent changes those,
+        // then looks at what was announced. With a fence between the two on both
+        // sides, one of them sees the other.
+        fence(SeqCst);
         if epoch >= self.run_limit.load(SeqCst) {
             self.ended.fetch_add(1, SeqCst);
             return None;
@@ -185,6 +191,7 @@ impl Control {
         loop {
             let limit = self.next_epoch.load(SeqCst).saturating_add(ahead.max(1));
             self.run_limit.store(limit, SeqCst);
+            fence(SeqCst);
             // Operations may have begun between the two lines above. Of those that
             // read the old limit, at most one has not moved the counter yet, and its
             // epoch is what the counter shows now.
@@ -199,13 +206,24 @@ impl Control {
         self.run_limit.store(NEVER, SeqCst);
     }
 
+    /// How many operations have begun. Whoever has just masked a rank and sees
+    /// [`Control::has_ended`] for this count knows that nobody counts the rank any more.
+    fn begun(&self) -> u64 {
+        fence(SeqCst);
+        self.begun.load(SeqCst)
+    }
+
+    fn has_ended(&self, count: u64) -> bool {
+        self.ended.load(SeqCst) >= count
+    }
+
     /// Waits until every operation that had begun when this was called has ended.
     /// Returns false if that took longer than `limit`.
     #[must_use]
     pub fn quiesce(&self, limit: Duration) -> bool {
-        let target = self.begun.load(SeqCst);
+        let count = self.begun();
         let deadline = Instant::now() + limit;
-        while self.ended.load(SeqCst) < target {
+        while !self.has_ended(count) {
             if Instant::now() >= deadline {
                 return false;
             }
@@ -215,7 +233,7 @@ impl Control {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
@@ -261,5 +279,68 @@ mod tests {
         control.release();
         assert_eq!(control.try_begin(), Some(Epoch(3)));
         assert!(!control.quiesce(Duration::from_millis(1)));
+    }
+}
+
+/// Run with `RUSTFLAGS="--cfg loom" cargo test -p ep-transport --lib loom`.
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    const PEER: Rank = Rank(1);
+
+    #[test]
+    fn no_operation_begins_at_or_beyond_a_promise() {
+        loom::model(|| {
+            let control = Arc::new(Control::new(1, Incarnation(1)));
+            let data_path = {
+                let control = Arc::clone(&control);
+                thread::spawn(move || {
+                    let mut last = None;
+                    for _ in 0..2 {
+                        if let Some(epoch) = control.try_begin() {
+                            last = Some(epoch);
+                            control.end();
+                        }
+                    }
+                    last
+                })
+            };
+            let limit = control.promise(1);
+            let last = data_path.join().unwrap();
+            assert!(last.is_none_or(|epoch| epoch < limit), "{last:?} {limit:?}");
+        });
+    }
+
+    #[test]
+    fn after_mask_and_quiet_no_operation_counts_the_old_life() {
+        loom::model(|| {
+            let control = Arc::new(Control::new(2, Incarnation(1)));
+            control.admit(PEER, Incarnation(1), Epoch(0));
+            let link_in_use = Arc::new(loom::sync::atomic::AtomicBool::new(false));
+            let data_path = {
+                let (control, in_use) = (Arc::clone(&control), Arc::clone(&link_in_use));
+                thread::spawn(move || {
+                    if let Some(epoch) = control.try_begin() {
+                        if control.is_active(PEER, epoch) {
+                            in_use.store(true, SeqCst);
+                            thread::yield_now();
+                            in_use.store(false, SeqCst);
+                        }
+                        control.end();
+                    }
+                })
+            };
+            control.mask_now(PEER);
+            let count = control.begun();
+            if control.has_ended(count) {
+                // The agent would now reset the link and map other memory there.
+                assert!(!link_in_use.load(SeqCst));
+                control.admit(PEER, Incarnation(2), Epoch(5));
+            }
+            data_path.join().unwrap();
+        });
     }
 }

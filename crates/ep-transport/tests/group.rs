@@ -1,13 +1,12 @@
 //! Ranks form a group, write to each other, lose one and take a new one in.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use ep_transport::store::{MemStore, Rendezvous, TcpStore, TcpStoreServer};
-use ep_transport::{
-    Epoch, Error, Fabric, Group, GroupConfig, Half, Incarnation, MemberEvent, Path,
-    Rank, Snapshot,
-};
 #[cfg(feature = "soft")]
 use ep_transport::PeerFault;
+use ep_transport::store::{MemStore, Rendezvous, TcpStore, TcpStoreServer};
+use ep_transport::{
+    Epoch, Error, Fabric, Group, GroupConfig, Half, Incarnation, MemberEvent, Path, Rank, Snapshot,
+};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
