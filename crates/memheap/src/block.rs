@@ -2,10 +2,8 @@
 
 use core::num::NonZeroU32;
 
-use crate::generation::{Stamp, shift_of};
-use crate::nodes::LIVE;
+use crate::generation::{LIVE, Stamp, shift_of};
 use core::fmt;
-use core::num::NonZeroU64;
 
 /// The receipt for an allocated piece of a [`Heap`](crate::Heap).
 ///
@@ -43,8 +41,8 @@ impl Block {
         Self {
             offset,
             size,
-            stamp_low: stamp.get() as u32,
-            stamp_high: LIVE_HIGH | (stamp.get() >> 32) as u32,
+            stamp_low: stamp as u32,
+            stamp_high: LIVE_HIGH | (stamp >> 32) as u32,
             node,
         }
     }
@@ -110,8 +108,8 @@ impl Block {
     /// heap checks all of them when the block comes back. `None` for numbers that
     /// no receipt has, such as size zero.
     pub fn from_parts(parts: BlockParts) -> Option<Self> {
-        let stamp = NonZeroU64::new(parts.generation).filter(|s| s.get() & LIVE != 0)?;
-        let shift = shift_of(stamp.get());
+        let stamp = Some(parts.generation).filter(|s| s & LIVE != 0)?;
+        let shift = shift_of(stamp);
         let granules = |bytes: u64| {
             let granules = u32::try_from(bytes >> shift).ok()?;
             (u64::from(granules) << shift == bytes).then_some(granules)

@@ -2,7 +2,8 @@
 
 use core::fmt;
 
-use crate::nodes::{NIL, Node};
+use crate::nodes::NIL;
+use crate::tiles::Tiles;
 use crate::{Heap, Stats};
 
 impl Heap {
@@ -11,11 +12,7 @@ impl Heap {
     ///
     /// Looks through the list of the highest size class in use.
     pub fn largest_free(&self) -> u64 {
-        let largest = self.classes.last().and_then(|class| {
-            let list = self.classes.list(&self.nodes, class);
-            list.map(|node| self.nodes[node as usize].size).max()
-        });
-        self.bytes(largest.unwrap_or(0))
+        self.bytes(self.tiles.largest_free())
     }
 
     /// The heap's figures. As cheap as [`largest_free`](Self::largest_free).
@@ -27,7 +24,7 @@ impl Heap {
             used: self.bytes(self.units() - self.free),
             free,
             blocks: self.live,
-            free_blocks: self.records() - self.live,
+            free_blocks: self.tiles.nodes.blocks() - self.live,
             largest_free,
             fragmentation: if free == 0 {
                 0.0
@@ -42,8 +39,8 @@ impl Heap {
     /// The live blocks in order of address, as byte ranges.
     pub fn blocks(&self) -> Blocks<'_> {
         Blocks {
-            nodes: &self.nodes,
-            next: self.nodes[NIL as usize].next,
+            tiles: &self.tiles,
+            next: self.tiles.first(),
             shift: self.shift,
             left: self.live,
         }
@@ -62,7 +59,7 @@ impl<'a> IntoIterator for &'a Heap {
 /// Iterator over live blocks in order of address; see [`Heap::blocks`].
 #[derive(Clone)]
 pub struct Blocks<'a> {
-    nodes: &'a [Node],
+    tiles: &'a Tiles,
     next: u32,
     shift: u32,
     left: usize,
@@ -73,9 +70,10 @@ impl Iterator for Blocks<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         while self.next != NIL {
-            let node = &self.nodes[self.next as usize];
+            let free = self.tiles.nodes.is_free(self.next);
+            let node = &self.tiles.nodes[self.next];
             self.next = node.next;
-            if !node.is_free() {
+            if !free {
                 self.left -= 1;
                 let start = u64::from(node.offset) << self.shift;
                 return Some(start..start + (u64::from(node.size) << self.shift));

@@ -1,7 +1,8 @@
 //! The search for a free block.
 
-use crate::classes::{Class, Classes, class_holding, class_of};
-use crate::nodes::{NIL, Node};
+use crate::classes::{Class, class_holding, class_of};
+use crate::nodes::NIL;
+use crate::tiles::{Place, Tiles};
 
 /// The largest size that was ever asked for, and its class.
 ///
@@ -16,112 +17,122 @@ pub(crate) struct Large {
 
 impl Large {
     pub(crate) const NONE: Self = Self { size: 0, class: 0 };
-
-    #[inline]
-    pub(crate) fn note(&mut self, size: u32) {
-        if size > self.size {
-            self.size = size;
-            self.class = class_of(size);
-        }
-    }
 }
 
-impl Classes {
-    /// A free block that holds `size` granules, and its class.
-    #[inline]
-    pub(crate) fn find(&self, large: &Large, nodes: &[Node], size: u32) -> Option<(Class, u32)> {
-        match self.first_from(class_holding(size)) {
-            Some(class) if class >= large.class && size < large.size => {
-                Some(self.find_beside(large, nodes, size, class))
-            }
-            Some(class) => Some((class, self.head(class))),
-            None => self.find_in_own_class(nodes, size),
+impl Tiles {
+    /// A place for `units` granules.
+    #[inline(always)]
+    pub(crate) fn find(&mut self, units: u32) -> Option<Place> {
+        let found = self.classes.first_from(class_holding(units));
+        let Some(class) = found else {
+            return self.find_in_own_class(units);
+        };
+        if class >= self.large.class {
+            return Some(self.find_beside_large(class, units));
+        }
+        Some(self.front_of(class))
+    }
+
+    #[inline(always)]
+    fn front_of(&self, class: Class) -> Place {
+        Place {
+            node: self.classes.head(class),
+            class,
+            front: 0,
         }
     }
 
-    #[inline]
-    fn find_beside(&self, large: &Large, nodes: &[Node], size: u32, class: Class) -> (Class, u32) {
-        if let Some(roomy) = self.first_from(class_holding(large.size.saturating_add(size))) {
-            let node = self.head(roomy);
-            if nodes[node as usize].next != NIL {
-                return (roomy, node);
+    /// A place for `units`, given the lowest class that holds them, in which the
+    /// largest request fits too.
+    fn find_beside_large(&mut self, class: Class, units: u32) -> Place {
+        if units >= self.large.size {
+            self.large.size = units;
+            self.large.class = class_of(units);
+            return self.front_of(class);
+        }
+        let both = class_holding(self.large.size.saturating_add(units));
+        if let Some(roomy) = self.classes.first_from(both) {
+            let place = self.front_of(roomy);
+            if self.nodes[place.node].next != NIL {
+                return place;
             }
         }
-        (class, self.head(class))
+        self.front_of(class)
     }
 
     /// Looks through the one class of which some blocks fit and some do not.
     #[cold]
-    fn find_in_own_class(&self, nodes: &[Node], size: u32) -> Option<(Class, u32)> {
-        let class = class_of(size);
-        let node = self
-            .list(nodes, class)
-            .find(|n| nodes[*n as usize].size >= size)?;
-        Some((class, node))
+    fn find_in_own_class(&self, units: u32) -> Option<Place> {
+        let class = class_of(units);
+        let node = self.list(class).find(|n| self.nodes[*n].size >= units)?;
+        Some(Place {
+            node,
+            class,
+            front: 0,
+        })
     }
 
-    /// A free block that holds `size` granules at a multiple of `align` granules,
-    /// its class, and the granules to leave free below.
-    pub(crate) fn find_aligned(
-        &self,
-        large: &Large,
-        nodes: &[Node],
-        size: u32,
-        align: u32,
-    ) -> Option<(Class, u32, u32)> {
-        if let Some((class, node)) = self.find(large, nodes, size)
-            && let Some(front) = front_to_align(nodes, node, size, align)
-        {
-            return Some((class, node, front));
+    /// A place for `units` granules at a multiple of `align` granules, which is a
+    /// power of two.
+    #[inline(always)]
+    pub(crate) fn find_aligned(&mut self, units: u32, align: u32) -> Option<Place> {
+        let place = self.find(units)?;
+        if let Some(place) = self.aligned(place, units, align) {
+            return Some(place);
         }
+        self.find_aligned_elsewhere(units, align)
+    }
+
+    fn find_aligned_elsewhere(&self, units: u32, align: u32) -> Option<Place> {
         // Wherever such a block starts, an aligned place in it is large enough.
-        let roomy = size.checked_add(align - 1);
-        if let Some(class) = roomy.and_then(|size| self.first_from(class_holding(size))) {
-            let node = self.head(class);
-            let front = front_to_align(nodes, node, size, align)?;
-            return Some((class, node, front));
+        let roomy = units.checked_add(align - 1);
+        let class = roomy.and_then(|units| self.classes.first_from(class_holding(units)));
+        match class {
+            Some(class) => self.aligned(self.front_of(class), units, align),
+            None => self.find_aligned_anywhere(units, align),
         }
-        self.find_aligned_anywhere(nodes, size, align)
     }
 
     /// Looks through every block that may fit.
     #[cold]
-    fn find_aligned_anywhere(
-        &self,
-        nodes: &[Node],
-        size: u32,
-        align: u32,
-    ) -> Option<(Class, u32, u32)> {
-        let mut next = self.first_from(class_of(size));
+    fn find_aligned_anywhere(&self, units: u32, align: u32) -> Option<Place> {
+        let mut next = self.classes.first_from(class_of(units));
         while let Some(class) = next {
-            for node in self.list(nodes, class) {
-                if let Some(front) = front_to_align(nodes, node, size, align) {
-                    return Some((class, node, front));
+            for node in self.list(class) {
+                let front = 0;
+                let place = Place { node, class, front };
+                if let Some(place) = self.aligned(place, units, align) {
+                    return Some(place);
                 }
             }
-            next = self.first_from(class + 1);
+            next = self.classes.first_from(class + 1);
         }
         None
     }
 
+    /// The place moved up to a multiple of `align`, if `units` fit there.
+    #[inline(always)]
+    fn aligned(&self, place: Place, units: u32, align: u32) -> Option<Place> {
+        let node = &self.nodes[place.node];
+        let front = node.offset.wrapping_neg() & (align - 1);
+        let fits = u64::from(front) + u64::from(units) <= u64::from(node.size);
+        fits.then_some(Place { front, ..place })
+    }
+
     /// The blocks of one class.
-    pub(crate) fn list<'a>(
-        &self,
-        nodes: &'a [Node],
-        class: Class,
-    ) -> impl Iterator<Item = u32> + use<'a> {
-        let first = Some(self.head(class)).filter(|n| *n != NIL);
+    fn list(&self, class: Class) -> impl Iterator<Item = u32> + '_ {
+        let first = Some(self.classes.head(class)).filter(|n| *n != NIL);
         core::iter::successors(first, |node| {
-            Some(nodes[*node as usize].forth).filter(|n| *n != NIL)
+            Some(self.nodes[*node].forth).filter(|n| *n != NIL)
         })
     }
-}
 
-/// Granules between the start of a free block and the first multiple of `align`
-/// in it, if `size` fits behind them.
-#[inline]
-fn front_to_align(nodes: &[Node], node: u32, size: u32, align: u32) -> Option<u32> {
-    let node = &nodes[node as usize];
-    let front = node.offset.wrapping_neg() & (align - 1);
-    (front <= node.size && node.size - front >= size).then_some(front)
+    /// Granules of the largest free block.
+    pub(crate) fn largest_free(&self) -> u32 {
+        let largest = self.classes.last().and_then(|class| {
+            let sizes = self.list(class).map(|node| self.nodes[node].size);
+            sizes.max()
+        });
+        largest.unwrap_or(0)
+    }
 }

@@ -1,10 +1,9 @@
 //! Serial numbers of allocations.
 
-use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::nodes::LIVE;
-
+/// Set in the stamp of every live block and in no link.
+pub(crate) const LIVE: u64 = 1 << 63;
 /// Where a stamp has the heap's shift.
 const SHIFT_AT: u32 = 57;
 /// Serial numbers that a heap draws at once.
@@ -12,7 +11,7 @@ const BATCH_BITS: u32 = 20;
 
 /// A stamp: the bit [`LIVE`], six bits of the heap's shift, and a serial number
 /// that no other allocation of this process has.
-pub(crate) type Stamp = NonZeroU64;
+pub(crate) type Stamp = u64;
 
 /// The source of a heap's stamps.
 ///
@@ -41,11 +40,10 @@ impl Stamps {
 
     #[inline]
     pub(crate) fn next(&mut self) -> Stamp {
-        let next = self.last.saturating_add(1);
-        self.last = if next.get() & ((1 << BATCH_BITS) - 1) == 0 {
+        self.last = if (self.last + 1) & ((1 << BATCH_BITS) - 1) == 0 {
             first_of_a_batch(self.shift)
         } else {
-            next
+            self.last + 1
         };
         self.last
     }
@@ -56,7 +54,7 @@ fn first_of_a_batch(shift: u32) -> Stamp {
     static BATCHES: AtomicUsize = AtomicUsize::new(0);
     let batch = BATCHES.fetch_add(1, Ordering::Relaxed) as u64;
     let serial = (batch << BATCH_BITS) & ((1 << SHIFT_AT) - 1);
-    NonZeroU64::MIN | (LIVE | u64::from(shift) << SHIFT_AT | serial)
+    LIVE | u64::from(shift) << SHIFT_AT | serial
 }
 
 /// The shift of the heap that gave the stamp.
@@ -77,9 +75,9 @@ mod tests {
         for _ in 0..(1 << BATCH_BITS) + 10 {
             for source in &mut sources {
                 let stamp = source.next();
-                assert!(stamp.get() & LIVE != 0);
-                assert_eq!(shift_of(stamp.get()), source.shift);
-                assert!(seen.insert(stamp.get() & ((1 << SHIFT_AT) - 1)));
+                assert!(stamp & LIVE != 0);
+                assert_eq!(shift_of(stamp), source.shift);
+                assert!(seen.insert(stamp & ((1 << SHIFT_AT) - 1)));
             }
         }
     }

@@ -1,20 +1,10 @@
 //! The heap itself: allocate and free.
 
-use alloc::vec::Vec;
-
-use crate::classes::{Classes, class_of};
-use crate::find::Large;
 use crate::generation::Stamps;
 use crate::index::OffsetIndex;
-use crate::nodes::{self, NIL, Node, Spares};
+use crate::nodes::NIL;
+use crate::tiles::{NODES_PER_CARVE, Tiles};
 use crate::{AllocError, Block, FreeAtError, FreeError, GranuleError};
-
-/// Nodes that one allocation can need: the block, and what is left above it
-/// when something is also left below.
-const NODES_PER_ALLOC: u32 = 2;
-
-/// Nodes that a new heap has.
-const SPARES_AT_FIRST: u32 = 15;
 
 /// log2 of the finest granule for a size.
 fn finest_shift(size: u64) -> u32 {
@@ -26,15 +16,8 @@ fn finest_shift(size: u64) -> u32 {
 /// [`alloc`](Self::alloc) and [`free`](Self::free) take constant time; see
 /// there for the one exception. Blocks are rounded up to the granule, and every
 /// offset is a multiple of it. A heap has at most 2^32 - 1 granules.
-///
-/// # Invariants
-/// Live and free blocks tile the heap; no two neighbours are both free; every
-/// free block hangs in the list of its size class.
 pub struct Heap {
-    pub(crate) nodes: Vec<Node>,
-    pub(crate) spares: Spares,
-    pub(crate) classes: Classes,
-    large: Large,
+    pub(crate) tiles: Tiles,
     /// Present once [`Heap::free_at`] has been used.
     pub(crate) index: Option<OffsetIndex>,
     /// Bytes, as given.
@@ -85,13 +68,13 @@ impl Heap {
     }
 
     fn with_shift(size: u64, shift: u32) -> Self {
-        let (nodes, spares) = nodes::with_spares(SPARES_AT_FIRST);
         let units = (size >> shift) as u32;
-        let mut heap = Self {
-            nodes,
-            spares,
-            classes: Classes::new(),
-            large: Large::NONE,
+        let mut tiles = Tiles::new();
+        if units != 0 {
+            tiles.append(0, units);
+        }
+        Self {
+            tiles,
             index: None,
             size,
             shift,
@@ -101,11 +84,7 @@ impl Heap {
             high_water: 0,
             stamps: Stamps::new(shift),
             live: 0,
-        };
-        if units != 0 {
-            heap.append(0, units);
         }
-        heap
     }
 
     /// Bytes that the heap manages: its size, rounded down to whole granules.
@@ -154,104 +133,49 @@ impl Heap {
     /// See [`AllocError`]; the heap is as it was.
     #[inline]
     pub fn alloc(&mut self, size: u64, align: u64) -> Result<Block, AllocError> {
-        if size == 0 || !align.is_power_of_two() {
-            return Err(self.why_not(size, align));
-        }
-        let Ok(units) = u32::try_from(((size - 1) >> self.shift) + 1) else {
-            return Err(self.why_not(size, align));
-        };
-        if self.spares.count() < NODES_PER_ALLOC || self.index.is_some() {
-            self.make_room()?;
-        }
-        let (node, offset) = if align >> self.shift <= 1 {
-            self.place(units)
-        } else if align <= self.size {
-            // Fits, since the heap's size in granules does.
-            self.place_aligned(units, (align >> self.shift) as u32)
-        } else {
-            (NIL, 0)
-        };
+        let units = (size >> self.shift) + u64::from(size & (self.granule() - 1) != 0);
+        let (node, offset) = self.place(units, align);
         if node == NIL {
             return Err(self.why_not(size, align));
         }
-        if let Some(index) = &mut self.index {
-            index.insert(&self.nodes, node);
-        }
-        Ok(Block::new(offset, units, self.stamps.last(), node))
+        let stamp = self.stamps.last();
+        Ok(Block::new(offset, units as u32, stamp, node))
     }
 
-    /// A new live block's node and first granule; [`NIL`] when nothing fits.
-    fn place(&mut self, units: u32) -> (u32, u32) {
-        self.large.note(units);
-        match self.classes.find(&self.large, &self.nodes, units) {
-            Some((_, free)) => self.carve(free, 0, units),
-            None => (NIL, 0),
+    /// A new live block's node and first granule; [`NIL`] when there is none.
+    fn place(&mut self, units: u64, align: u64) -> (u32, u32) {
+        // The first condition holds for zero too.
+        if units.wrapping_sub(1) >= u64::from(self.free)
+            || !align.is_power_of_two()
+            || align > self.size
+        {
+            return (NIL, 0);
         }
-    }
-
-    /// As [`Self::place`], on a multiple of `align` granules.
-    fn place_aligned(&mut self, units: u32, align: u32) -> (u32, u32) {
-        self.large.note(units);
-        let found = self
-            .classes
-            .find_aligned(&self.large, &self.nodes, units, align);
-        match found {
-            Some((_, free, front)) => self.carve(free, front, units),
-            None => (NIL, 0),
+        if (self.tiles.nodes.spares() < NODES_PER_CARVE || self.index.is_some())
+            && !self.make_room()
+        {
+            return (NIL, 0);
         }
-    }
-
-    /// Turns `units` granules of a free block into a live block; `front` granules
-    /// below it stay free.
-    #[inline(always)]
-    fn carve(&mut self, free: u32, front: u32, units: u32) -> (u32, u32) {
-        let Self {
-            nodes,
-            spares,
-            classes,
-            ..
-        } = self;
-        let nodes = nodes.as_mut_slice();
-        let stamp = self.stamps.next();
-        let Node {
-            offset,
-            size,
-            prev,
-            next,
-            ..
-        } = nodes[free as usize];
-        let start = offset + front;
-        let back = size - front - units;
-
-        let block = if front == 0 && back == 0 {
-            classes.remove(nodes, class_of(size), free);
-            nodes[free as usize].set_stamp(stamp.get());
-            free
-        } else if front == 0 {
-            let block = spares.take(nodes, Node::live(start, units, prev, free, stamp));
-            nodes[prev as usize].next = block;
-            nodes[free as usize].prev = block;
-            nodes[free as usize].offset = start + units;
-            classes.resize(nodes, free, size, back);
-            block
+        let units = units as u32;
+        let found = if align >> self.shift <= 1 {
+            self.tiles.find(units)
         } else {
-            let block = spares.take(nodes, Node::live(start, units, free, next, stamp));
-            let mut above = block;
-            if back != 0 {
-                above = spares.take(nodes, Node::free(start + units, back, block, next));
-                nodes[block as usize].next = above;
-                classes.push(nodes, class_of(back), above);
-            }
-            nodes[next as usize].prev = above;
-            nodes[free as usize].next = block;
-            classes.resize(nodes, free, size, front);
-            block
+            // Fits, since the heap's size in granules does.
+            self.tiles.find_aligned(units, (align >> self.shift) as u32)
         };
+        let Some(place) = found else {
+            return (NIL, 0);
+        };
+        let stamp = self.stamps.next();
+        let (node, start) = self.tiles.carve(place, units, stamp);
         self.live += 1;
         self.free -= units;
         self.least_free = self.least_free.min(self.free);
         self.high_water = self.high_water.max(start + units);
-        (block, start)
+        if let Some(index) = &mut self.index {
+            index.insert(&self.tiles.nodes, node);
+        }
+        (node, start)
     }
 
     /// The error for a request that found nothing.
@@ -272,6 +196,10 @@ impl Heap {
                 align,
                 limit: self.size,
             }
+        } else if self.lacks_room() {
+            AllocError::NoRecords {
+                records: self.tiles.nodes.blocks(),
+            }
         } else {
             AllocError::Fragmented {
                 size,
@@ -284,19 +212,17 @@ impl Heap {
 
     /// Grows the bookkeeping so that an allocation cannot run out half-way.
     #[cold]
-    fn make_room(&mut self) -> Result<(), AllocError> {
-        let records = self.records();
-        let failed = |_| AllocError::NoRecords { records };
-        nodes::reserve(&mut self.nodes, &mut self.spares, NODES_PER_ALLOC).map_err(failed)?;
-        if let Some(index) = &mut self.index {
-            index.reserve(&self.nodes).map_err(failed)?;
-        }
-        Ok(())
+    fn make_room(&mut self) -> bool {
+        let nodes = self.tiles.nodes.reserve(NODES_PER_CARVE);
+        let index = self.index.as_mut();
+        let index = index.map_or(Ok(()), |index| index.reserve(&self.tiles.nodes));
+        nodes.and(index).is_ok()
     }
 
-    /// Nodes that are blocks.
-    pub(crate) fn records(&self) -> usize {
-        self.nodes.len() - 1 - self.spares.count() as usize
+    /// Whether [`Self::make_room`] has failed.
+    fn lacks_room(&self) -> bool {
+        let index = self.index.as_ref();
+        self.tiles.nodes.spares() < NODES_PER_CARVE || index.is_some_and(OffsetIndex::is_full)
     }
 
     /// Gives a block back and merges it with free neighbours.
@@ -305,11 +231,8 @@ impl Heap {
     /// See [`FreeError`]; it holds the receipt, and the heap is as it was.
     #[inline]
     pub fn free(&mut self, block: Block) -> Result<(), FreeError> {
-        match self.nodes.get(block.node() as usize) {
+        match self.tiles.nodes.get(block.node()) {
             Some(node) if node.stamp() == block.stamp() && block.is_at(node.offset, node.size) => {
-                if let Some(index) = &mut self.index {
-                    index.remove(&self.nodes, block.node());
-                }
                 self.release(block.node());
                 Ok(())
             }
@@ -336,7 +259,7 @@ impl Heap {
         let index = match &mut self.index {
             Some(index) => index,
             none => {
-                let built = OffsetIndex::build(&self.nodes, self.live);
+                let built = OffsetIndex::build(&self.tiles, self.live);
                 let records = self.live;
                 none.insert(built.map_err(|_| FreeAtError::NoRecords { records })?)
             }
@@ -345,57 +268,17 @@ impl Heap {
         if offset & ((1 << self.shift) - 1) != 0 {
             return Err(not_allocated);
         }
-        let node = index.find(&self.nodes, (offset >> self.shift) as u32);
-        let node = node.ok_or(not_allocated)?;
-        index.remove(&self.nodes, node);
-        self.release(node);
+        let node = index.find(&self.tiles.nodes, (offset >> self.shift) as u32);
+        self.release(node.ok_or(not_allocated)?);
         Ok(())
     }
 
     /// Makes a live block free.
     fn release(&mut self, node: u32) {
-        let Self {
-            nodes,
-            spares,
-            classes,
-            ..
-        } = self;
-        let nodes = nodes.as_mut_slice();
-        let Node {
-            offset,
-            size,
-            prev,
-            next,
-            ..
-        } = nodes[node as usize];
-        let below = nodes[prev as usize];
-        let above = nodes[next as usize];
-        self.free += size;
-        self.live -= 1;
-        match (below.is_free(), above.is_free()) {
-            (false, false) => classes.push(nodes, class_of(size), node),
-            (true, false) => {
-                nodes[prev as usize].next = next;
-                nodes[next as usize].prev = prev;
-                spares.give(nodes, node);
-                classes.resize(nodes, prev, below.size, below.size + size);
-            }
-            (false, true) => {
-                nodes[prev as usize].next = next;
-                nodes[next as usize].prev = prev;
-                nodes[next as usize].offset = offset;
-                spares.give(nodes, node);
-                classes.resize(nodes, next, above.size, size + above.size);
-            }
-            (true, true) => {
-                classes.remove(nodes, class_of(above.size), next);
-                nodes[prev as usize].next = above.next;
-                nodes[above.next as usize].prev = prev;
-                spares.give(nodes, node);
-                spares.give(nodes, next);
-                let merged = below.size + size + above.size;
-                classes.resize(nodes, prev, below.size, merged);
-            }
+        if let Some(index) = &mut self.index {
+            index.remove(&self.tiles.nodes, node);
         }
+        self.free += self.tiles.release(node);
+        self.live -= 1;
     }
 }

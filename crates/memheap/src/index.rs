@@ -3,7 +3,8 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::nodes::{NIL, NoNodes, Node};
+use crate::nodes::{NIL, NoNodes, Nodes};
+use crate::tiles::Tiles;
 
 /// A hash table with linear probing over node indices; the keys are in the nodes.
 ///
@@ -19,14 +20,14 @@ const MIN_SLOTS: usize = 64;
 
 impl OffsetIndex {
     /// An index of all live blocks, of which there are `live`.
-    pub(crate) fn build(nodes: &[Node], live: usize) -> Result<Self, NoNodes> {
+    pub(crate) fn build(tiles: &Tiles, live: usize) -> Result<Self, NoNodes> {
         let mut index = Self::with_room_for(live)?;
-        let mut node = nodes[NIL as usize].next;
+        let mut node = tiles.first();
         while node != NIL {
-            if !nodes[node as usize].is_free() {
-                index.insert(nodes, node);
+            if !tiles.nodes.is_free(node) {
+                index.insert(&tiles.nodes, node);
             }
-            node = nodes[node as usize].next;
+            node = tiles.nodes[node].next;
         }
         Ok(index)
     }
@@ -39,9 +40,14 @@ impl OffsetIndex {
         Ok(Self { slots, taken: 0 })
     }
 
+    /// Whether no further block can be inserted.
+    pub(crate) fn is_full(&self) -> bool {
+        (self.taken + 1) * 2 > self.slots.len()
+    }
+
     /// Makes sure that one more block can be inserted.
-    pub(crate) fn reserve(&mut self, nodes: &[Node]) -> Result<(), NoNodes> {
-        if (self.taken + 1) * 2 <= self.slots.len() {
+    pub(crate) fn reserve(&mut self, nodes: &Nodes) -> Result<(), NoNodes> {
+        if !self.is_full() {
             return Ok(());
         }
         let mut larger = Self::with_room_for(self.slots.len())?;
@@ -63,8 +69,8 @@ impl OffsetIndex {
     }
 
     /// Adds a live block. There must be room.
-    pub(crate) fn insert(&mut self, nodes: &[Node], node: u32) {
-        let mut slot = self.home(nodes[node as usize].offset);
+    pub(crate) fn insert(&mut self, nodes: &Nodes, node: u32) {
+        let mut slot = self.home(nodes[node].offset);
         while self.slots[slot] != NIL {
             slot = self.after(slot);
         }
@@ -73,25 +79,25 @@ impl OffsetIndex {
     }
 
     /// The live block that starts at granule `offset`.
-    pub(crate) fn find(&self, nodes: &[Node], offset: u32) -> Option<u32> {
+    pub(crate) fn find(&self, nodes: &Nodes, offset: u32) -> Option<u32> {
         let slot = self.slot_of(nodes, offset)?;
         Some(self.slots[slot])
     }
 
-    fn slot_of(&self, nodes: &[Node], offset: u32) -> Option<usize> {
+    fn slot_of(&self, nodes: &Nodes, offset: u32) -> Option<usize> {
         let mut slot = self.home(offset);
         loop {
             match self.slots[slot] {
                 NIL => return None,
-                node if nodes[node as usize].offset == offset => return Some(slot),
+                node if nodes[node].offset == offset => return Some(slot),
                 _ => slot = self.after(slot),
             }
         }
     }
 
     /// Takes out a block that is live (still).
-    pub(crate) fn remove(&mut self, nodes: &[Node], node: u32) {
-        let Some(mut hole) = self.slot_of(nodes, nodes[node as usize].offset) else {
+    pub(crate) fn remove(&mut self, nodes: &Nodes, node: u32) {
+        let Some(mut hole) = self.slot_of(nodes, nodes[node].offset) else {
             return;
         };
         self.taken -= 1;
@@ -100,7 +106,7 @@ impl OffsetIndex {
         let mask = self.slots.len() - 1;
         let mut slot = self.after(hole);
         while self.slots[slot] != NIL {
-            let home = self.home(nodes[self.slots[slot] as usize].offset);
+            let home = self.home(nodes[self.slots[slot]].offset);
             if (slot.wrapping_sub(home) & mask) >= (slot.wrapping_sub(hole) & mask) {
                 self.slots[hole] = self.slots[slot];
                 hole = slot;
@@ -111,7 +117,7 @@ impl OffsetIndex {
     }
 
     /// Gives back slots that the live blocks do not need.
-    pub(crate) fn shrink_to_fit(&mut self, nodes: &[Node]) {
+    pub(crate) fn shrink_to_fit(&mut self, nodes: &Nodes) {
         let needed = self
             .taken
             .saturating_mul(2)

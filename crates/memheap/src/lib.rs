@@ -42,6 +42,7 @@ mod resize;
 #[cfg(feature = "sync")]
 mod shared;
 mod stats;
+mod tiles;
 
 pub use block::{Block, BlockParts};
 pub use error::{AllocError, FreeAtError, FreeError, GranuleError, GrowError};

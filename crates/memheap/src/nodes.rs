@@ -4,12 +4,8 @@ use alloc::collections::TryReserveError;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::generation::Stamp;
-
 /// The sentinel's index: "no node", and the neighbour at both ends of the heap.
 pub(crate) const NIL: u32 = 0;
-/// Set in the stamp of every live block and in no link.
-pub(crate) const LIVE: u64 = 1 << 63;
 /// Highest node index, so that no link ever has the bit that marks live blocks.
 const LAST: usize = (1 << 31) - 1;
 
@@ -26,40 +22,23 @@ pub(crate) struct Node {
     pub(crate) prev: u32,
     /// Neighbour above.
     pub(crate) next: u32,
-    /// Free: previous in the class list. Live: low half of the stamp.
+    /// Free: previous in the class list, unless first. Live: low half of the stamp.
     pub(crate) back: u32,
     /// Free: next in the class list. Live: high half of the stamp. Spare: next spare.
     pub(crate) forth: u32,
 }
 
 impl Node {
-    /// A live block.
-    #[inline]
-    pub(crate) fn live(offset: u32, size: u32, prev: u32, next: u32, stamp: Stamp) -> Self {
-        let mut node = Self::free(offset, size, prev, next);
-        node.set_stamp(stamp.get());
-        node
-    }
+    const SPARE: Self = Self {
+        offset: 0,
+        size: 0,
+        prev: NIL,
+        next: NIL,
+        back: NIL,
+        forth: NIL,
+    };
 
-    /// A block that is free but in no list yet.
-    #[inline]
-    pub(crate) const fn free(offset: u32, size: u32, prev: u32, next: u32) -> Self {
-        Self {
-            offset,
-            size,
-            prev,
-            next,
-            back: NIL,
-            forth: NIL,
-        }
-    }
-
-    #[inline]
-    pub(crate) fn is_free(&self) -> bool {
-        self.forth & (LIVE >> 32) as u32 == 0
-    }
-
-    /// The stamp of a live block; without [`LIVE`] for any other node.
+    /// The stamp of a live block; without the bit that marks it for any other node.
     #[inline]
     pub(crate) fn stamp(&self) -> u64 {
         u64::from(self.forth) << 32 | u64::from(self.back)
@@ -72,102 +51,180 @@ impl Node {
     }
 }
 
-/// The stack of nodes that are no block, linked through the nodes.
+/// All nodes of a heap.
+///
+/// # Invariants
+/// Node 0 is the sentinel: it closes the ring of neighbours, is not free and has
+/// no stamp. `free` has the bit of each node that is a free block. Nodes that are
+/// no block form the spare stack, linked through `forth`.
 #[derive(Debug)]
-pub(crate) struct Spares {
-    first: u32,
-    count: u32,
+pub(crate) struct Nodes {
+    all: Vec<Node>,
+    /// Apart from the nodes, so that freeing a block need not fetch neighbours
+    /// that are live.
+    free: Vec<u64>,
+    spare: u32,
+    spares: u32,
 }
 
-impl Spares {
-    const NONE: Self = Self {
-        first: NIL,
-        count: 0,
-    };
+impl Nodes {
+    /// No blocks, and some spares.
+    pub(crate) fn new() -> Self {
+        let mut nodes = Self {
+            all: vec![Node::SPARE; 64],
+            free: vec![0],
+            spare: NIL,
+            spares: 0,
+        };
+        nodes.make_spare(1);
+        nodes
+    }
 
+    /// Nodes that are blocks.
+    pub(crate) fn blocks(&self) -> usize {
+        self.all.len() - 1 - self.spares as usize
+    }
+
+    pub(crate) fn spares(&self) -> u32 {
+        self.spares
+    }
+
+    pub(crate) fn get(&self, node: u32) -> Option<&Node> {
+        self.all.get(node as usize)
+    }
+
+    pub(crate) fn is_free(&self, node: u32) -> bool {
+        self.free[node as usize / 64] >> (node % 64) & 1 != 0
+    }
+
+    /// For work on many nodes: what indexing would fetch again and again.
     #[inline]
-    pub(crate) fn count(&self) -> u32 {
-        self.count
+    pub(crate) fn hold(&mut self) -> Held<'_> {
+        Held {
+            all: &mut self.all,
+            free: &mut self.free,
+            spare: &mut self.spare,
+            spares: &mut self.spares,
+        }
+    }
+
+    /// Makes sure that `count` spares stand ready.
+    pub(crate) fn reserve(&mut self, count: u32) -> Result<(), NoNodes> {
+        let missing = count.saturating_sub(self.spares) as usize;
+        if missing == 0 {
+            return Ok(());
+        }
+        let len = self.all.len();
+        let room = LAST + 1 - len;
+        if missing > room {
+            return Err(NoNodes);
+        }
+        // By half again, so that the cost per node stays constant.
+        let ample = missing.max(len / 2).min(room);
+        let add = match self.all.try_reserve_exact(ample) {
+            Ok(()) => ample,
+            Err(_) => {
+                self.all.try_reserve_exact(missing)?;
+                missing
+            }
+        };
+        let words = (len + add).div_ceil(64);
+        self.free.try_reserve_exact(words - self.free.len())?;
+        self.free.resize(words, 0);
+        self.all.resize(len + add, Node::SPARE);
+        self.make_spare(len);
+        Ok(())
+    }
+
+    /// Stacks the nodes from `first` on so that they come out in memory order.
+    fn make_spare(&mut self, first: usize) {
+        for node in (first..self.all.len()).rev() {
+            self.hold().give(node as u32);
+        }
+    }
+
+    /// Gives the spares at the end of the storage back to the global allocator.
+    pub(crate) fn shrink_to_fit(&mut self) {
+        let mut is_spare = vec![false; self.all.len()];
+        let mut node = self.spare;
+        while node != NIL {
+            is_spare[node as usize] = true;
+            node = self[node].forth;
+        }
+        let keep = is_spare.iter().rposition(|s| !s).map_or(1, |last| last + 1);
+        self.all.truncate(keep);
+        self.all.shrink_to_fit();
+        self.free.truncate(keep.div_ceil(64));
+        self.free.shrink_to_fit();
+        (self.spare, self.spares) = (NIL, 0);
+        for node in (0..keep).rev().filter(|n| is_spare[*n]) {
+            self.hold().give(node as u32);
+        }
+    }
+}
+
+impl core::ops::Index<u32> for Nodes {
+    type Output = Node;
+    #[inline]
+    fn index(&self, node: u32) -> &Node {
+        &self.all[node as usize]
+    }
+}
+
+/// The nodes, with the addresses of their storage in registers.
+pub(crate) struct Held<'a> {
+    all: &'a mut [Node],
+    free: &'a mut [u64],
+    spare: &'a mut u32,
+    spares: &'a mut u32,
+}
+
+impl Held<'_> {
+    #[inline(always)]
+    pub(crate) fn is_free(&self, node: u32) -> bool {
+        self.free[node as usize / 64] >> (node % 64) & 1 != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_free(&mut self, node: u32) {
+        self.free[node as usize / 64] |= 1 << (node % 64);
+    }
+
+    #[inline(always)]
+    pub(crate) fn clear_free(&mut self, node: u32) {
+        self.free[node as usize / 64] &= !(1 << (node % 64));
     }
 
     /// Takes a spare. One must stand ready.
-    #[inline]
-    pub(crate) fn take(&mut self, nodes: &mut [Node], content: Node) -> u32 {
-        let node = self.first;
-        let slot = &mut nodes[node as usize];
-        self.first = slot.forth;
-        self.count -= 1;
-        *slot = content;
+    #[inline(always)]
+    pub(crate) fn take(&mut self) -> u32 {
+        let node = *self.spare;
+        *self.spare = self[node].forth;
+        *self.spares -= 1;
         node
     }
 
     /// Makes `node`, which is no block any more, a spare.
-    #[inline]
-    pub(crate) fn give(&mut self, nodes: &mut [Node], node: u32) {
-        nodes[node as usize].forth = self.first;
-        self.first = node;
-        self.count += 1;
+    #[inline(always)]
+    pub(crate) fn give(&mut self, node: u32) {
+        self[node].forth = *self.spare;
+        *self.spare = node;
+        *self.spares += 1;
     }
 }
 
-/// No blocks: the sentinel, which closes the ring of neighbours, counts as live
-/// and is never freed, and `count` spares.
-pub(crate) fn with_spares(count: u32) -> (Vec<Node>, Spares) {
-    let mut nodes = vec![Node::free(0, 0, NIL, NIL); 1 + count as usize];
-    nodes[NIL as usize].set_stamp(LIVE);
-    let mut spares = Spares::NONE;
-    for node in (1..=count).rev() {
-        spares.give(&mut nodes, node);
+impl core::ops::Index<u32> for Held<'_> {
+    type Output = Node;
+    #[inline(always)]
+    fn index(&self, node: u32) -> &Node {
+        &self.all[node as usize]
     }
-    (nodes, spares)
 }
 
-/// Makes sure that `count` spares stand ready.
-#[cold]
-pub(crate) fn reserve(
-    nodes: &mut Vec<Node>,
-    spares: &mut Spares,
-    count: u32,
-) -> Result<(), NoNodes> {
-    let missing = count.saturating_sub(spares.count) as usize;
-    let len = nodes.len();
-    if missing == 0 {
-        return Ok(());
-    }
-    if missing > LAST - (len - 1) {
-        return Err(NoNodes);
-    }
-    // By half again, so that the cost per node stays constant.
-    let ample = missing.max(len / 2 + 16).min(LAST - (len - 1));
-    let add = match nodes.try_reserve_exact(ample) {
-        Ok(()) => ample,
-        Err(_) => {
-            nodes.try_reserve_exact(missing)?;
-            missing
-        }
-    };
-    nodes.resize(len + add, Node::free(0, 0, NIL, NIL));
-    // Backwards, so that spares come out in memory order.
-    for node in (len..len + add).rev() {
-        spares.give(nodes, node as u32);
-    }
-    Ok(())
-}
-
-/// Gives the spares at the end of the storage back to the global allocator.
-pub(crate) fn shrink_to_fit(nodes: &mut Vec<Node>, spares: &mut Spares) {
-    let mut is_spare = vec![false; nodes.len()];
-    let mut node = spares.first;
-    while node != NIL {
-        is_spare[node as usize] = true;
-        node = nodes[node as usize].forth;
-    }
-    let keep = is_spare.iter().rposition(|s| !s).map_or(1, |last| last + 1);
-    nodes.truncate(keep);
-    nodes.shrink_to_fit();
-    *spares = Spares::NONE;
-    for node in (0..keep).rev().filter(|n| is_spare[*n]) {
-        spares.give(nodes, node as u32);
+impl core::ops::IndexMut<u32> for Held<'_> {
+    #[inline(always)]
+    fn index_mut(&mut self, node: u32) -> &mut Node {
+        &mut self.all[node as usize]
     }
 }
 

@@ -1,0 +1,182 @@
+//! The blocks of a heap, live and free, as they tile it.
+
+use crate::classes::{Class, Classes, class_of};
+use crate::find::Large;
+use crate::nodes::{NIL, Nodes};
+
+/// Nodes that one [`Tiles::carve`] can need: the block, and what is left above
+/// it when something is also left below.
+pub(crate) const NODES_PER_CARVE: u32 = 2;
+
+/// A ring of neighbours through the sentinel, and the lists of the free ones.
+///
+/// # Invariants
+/// The blocks tile the heap without gap or overlap; no two neighbours are both
+/// free; every free block hangs in the list of its size class and no other.
+#[derive(Debug)]
+pub(crate) struct Tiles {
+    pub(crate) nodes: Nodes,
+    pub(crate) classes: Classes,
+    pub(crate) large: Large,
+}
+
+/// A place in a free block.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    /// The free block.
+    pub(crate) node: u32,
+    /// Its class.
+    pub(crate) class: Class,
+    /// Granules to leave free below.
+    pub(crate) front: u32,
+}
+
+impl Tiles {
+    pub(crate) fn new() -> Self {
+        Self {
+            nodes: Nodes::new(),
+            classes: Classes::new(),
+            large: Large::NONE,
+        }
+    }
+
+    /// Makes `units` granules at a place, where they must fit, a live block.
+    /// Returns its node and first granule. [`NODES_PER_CARVE`] spares must stand
+    /// ready.
+    #[inline(always)]
+    pub(crate) fn carve(&mut self, place: Place, units: u32, stamp: u64) -> (u32, u32) {
+        let Place { node, class, front } = place;
+        let classes = &mut self.classes;
+        let nodes = &mut self.nodes.hold();
+        let offset = nodes[node].offset;
+        let start = offset + front;
+        let above = nodes[node].size - front - units;
+        if front == 0 && above == 0 {
+            classes.remove(nodes, class, node);
+            nodes.clear_free(node);
+            nodes[node].set_stamp(stamp);
+            return (node, start);
+        }
+        let block = nodes.take();
+        if front == 0 {
+            let prev = nodes[node].prev;
+            nodes[prev].next = block;
+            nodes[block].prev = prev;
+            nodes[block].next = node;
+            nodes[node].prev = block;
+            nodes[node].offset = start + units;
+            classes.resize(nodes, class, node, above);
+        } else {
+            let mut next = nodes[node].next;
+            nodes[node].next = block;
+            nodes[block].prev = node;
+            classes.resize(nodes, class, node, front);
+            if above != 0 {
+                let rest = nodes.take();
+                nodes[next].prev = rest;
+                nodes[rest].offset = start + units;
+                nodes[rest].size = above;
+                nodes[rest].prev = block;
+                nodes[rest].next = next;
+                nodes.set_free(rest);
+                classes.push(nodes, class_of(above), rest);
+                next = rest;
+            } else {
+                nodes[next].prev = block;
+            }
+            nodes[block].next = next;
+        }
+        nodes[block].offset = start;
+        nodes[block].size = units;
+        nodes[block].set_stamp(stamp);
+        (block, start)
+    }
+
+    /// Makes a live block free, merges it with free neighbours, and returns the
+    /// number of granules it had.
+    #[inline(always)]
+    pub(crate) fn release(&mut self, node: u32) -> u32 {
+        let classes = &mut self.classes;
+        let nodes = &mut self.nodes.hold();
+        let (prev, next) = (nodes[node].prev, nodes[node].next);
+        let size = nodes[node].size;
+        match (nodes.is_free(prev), nodes.is_free(next)) {
+            (false, false) => {
+                nodes.set_free(node);
+                classes.push(nodes, class_of(size), node);
+            }
+            (true, false) => {
+                nodes.give(node);
+                nodes[prev].next = next;
+                nodes[next].prev = prev;
+                let below = nodes[prev].size;
+                classes.resize(nodes, class_of(below), prev, below + size);
+            }
+            (false, true) => {
+                let offset = nodes[node].offset;
+                nodes.give(node);
+                nodes[prev].next = next;
+                nodes[next].prev = prev;
+                nodes[next].offset = offset;
+                let above = nodes[next].size;
+                classes.resize(nodes, class_of(above), next, size + above);
+            }
+            (true, true) => {
+                let (below, above) = (nodes[prev].size, nodes[next].size);
+                let after = nodes[next].next;
+                classes.remove(nodes, class_of(above), next);
+                nodes.clear_free(next);
+                nodes.give(next);
+                nodes.give(node);
+                nodes[prev].next = after;
+                nodes[after].prev = prev;
+                classes.resize(nodes, class_of(below), prev, below + size + above);
+            }
+        }
+        size
+    }
+
+    /// Adds free granules at the end, which is at `offset`. A spare node must
+    /// stand ready.
+    pub(crate) fn append(&mut self, offset: u32, units: u32) {
+        let classes = &mut self.classes;
+        let nodes = &mut self.nodes.hold();
+        let last = nodes[NIL].prev;
+        if nodes.is_free(last) {
+            let size = nodes[last].size;
+            classes.resize(nodes, class_of(size), last, size + units);
+        } else {
+            let node = nodes.take();
+            nodes[node].offset = offset;
+            nodes[node].size = units;
+            nodes[node].prev = last;
+            nodes[node].next = NIL;
+            nodes[last].next = node;
+            nodes[NIL].prev = node;
+            nodes.set_free(node);
+            classes.push(nodes, class_of(units), node);
+        }
+    }
+
+    /// Takes off the free block at the end, if there is one, and returns its
+    /// first granule and size.
+    pub(crate) fn cut_end(&mut self) -> Option<(u32, u32)> {
+        let nodes = &mut self.nodes.hold();
+        let last = nodes[NIL].prev;
+        if !nodes.is_free(last) {
+            return None;
+        }
+        let (offset, size, prev) = (nodes[last].offset, nodes[last].size, nodes[last].prev);
+        self.classes.remove(nodes, class_of(size), last);
+        nodes.clear_free(last);
+        nodes.give(last);
+        nodes[prev].next = NIL;
+        nodes[NIL].prev = prev;
+        Some((offset, size))
+    }
+
+    /// Live and free blocks in order of address.
+    pub(crate) fn first(&self) -> u32 {
+        self.nodes[NIL].next
+    }
+}
