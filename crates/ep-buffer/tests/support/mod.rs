@@ -2,7 +2,6 @@
 
 #![allow(
     dead_code,
-    unreachable_pub,
     clippy::allow_attributes,
     reason = "each test file uses its part"
 )]
@@ -14,14 +13,14 @@ use half::bf16;
 use std::thread;
 use std::time::Duration;
 
-pub type Buffer = EpBuffer<TestFabric>;
+pub(crate) type Buffer = EpBuffer<TestFabric>;
 
 /// A short time-out for tests in which somebody is dead, long enough for a machine
 /// on which many tests share two cores.
-pub const TIME_OUT: Duration = Duration::from_millis(400);
+pub(crate) const TIME_OUT: Duration = Duration::from_millis(400);
 
 /// Runs `body` for every rank, each on a thread, and returns what they return.
-pub fn on_ranks<T: Send>(
+pub(crate) fn on_ranks<T: Send>(
     config: &Config,
     network: Network,
     body: impl Fn(Buffer, &Cluster) -> T + Sync,
@@ -42,21 +41,27 @@ pub fn on_ranks<T: Send>(
 
 /// What one rank brings to a dispatch.
 #[derive(Clone, Debug, Default)]
-pub struct Tokens {
-    pub x: Vec<bf16>,
-    pub topk_idx: Vec<i32>,
-    pub topk_weights: Vec<f32>,
-    pub top_k: usize,
+pub(crate) struct Tokens {
+    pub(crate) x: Vec<bf16>,
+    pub(crate) topk_idx: Vec<i32>,
+    pub(crate) topk_weights: Vec<f32>,
+    pub(crate) top_k: usize,
 }
 
 impl Tokens {
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.topk_idx.len() / self.top_k
     }
 
     /// `count` tokens of `hidden` elements that depend on everything, with choices
     /// and weights from a simple hash.
-    pub fn hashed(config: &Config, seed: u64, rank: Rank, count: usize, top_k: usize) -> Self {
+    pub(crate) fn hashed(
+        config: &Config,
+        seed: u64,
+        rank: Rank,
+        count: usize,
+        top_k: usize,
+    ) -> Self {
         let hidden = config.hidden() as usize;
         let mut state = hash(seed ^ hash(u64::from(rank.0) + 1));
         let mut next = || {
@@ -81,7 +86,7 @@ impl Tokens {
     }
 }
 
-pub fn hash(x: u64) -> u64 {
+pub(crate) fn hash(x: u64) -> u64 {
     let x = (x ^ x >> 31).wrapping_mul(0x7fb5_d329_728e_a185);
     let x = (x ^ x >> 27).wrapping_mul(0x81da_def4_bc2d_d44d);
     x ^ x >> 33
@@ -89,12 +94,16 @@ pub fn hash(x: u64) -> u64 {
 
 /// What the experts of these tests compute: not linear in the expert, so that a row
 /// at the wrong expert shows.
-pub fn expert(expert: u32, x: f64) -> f64 {
+pub(crate) fn expert(expert: u32, x: f64) -> f64 {
     x * (1.0 + f64::from(expert % 7)) + f64::from(expert) / 8.0
 }
 
 /// Runs the experts of `buffer` on what a dispatch delivered.
-pub fn run_experts(buffer: &Buffer, out: &ep_buffer::DispatchOutput, expert_out: &mut [bf16]) {
+pub(crate) fn run_experts(
+    buffer: &Buffer,
+    out: &ep_buffer::DispatchOutput,
+    expert_out: &mut [bf16],
+) {
     let first = buffer.config().placement().experts_of(buffer.rank()).start;
     for local in 0..out.recv_count().len() {
         let range = out.expert_range(local).unwrap();
@@ -106,7 +115,7 @@ pub fn run_experts(buffer: &Buffer, out: &ep_buffer::DispatchOutput, expert_out:
 }
 
 /// What `rank` must receive for its local expert: (source, token), in order.
-pub fn expected_rows(
+pub(crate) fn expected_rows(
     config: &Config,
     tokens: &[Tokens],
     sources: &[Rank],
@@ -127,7 +136,7 @@ pub fn expected_rows(
 }
 
 /// Compares all that a dispatch delivered with what `sources` brought.
-pub fn check_dispatch(
+pub(crate) fn check_dispatch(
     buffer: &Buffer,
     out: &ep_buffer::DispatchOutput,
     tokens: &[Tokens],
@@ -161,7 +170,7 @@ pub fn check_dispatch(
 
 /// Compares what a combine delivered with an f64 sum over the choices whose owners
 /// are among `present`, and the missing bits with the others.
-pub fn check_combine(
+pub(crate) fn check_combine(
     config: &Config,
     own: &Tokens,
     out: &ep_buffer::CombineOutput,

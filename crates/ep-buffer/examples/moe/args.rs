@@ -1,0 +1,144 @@
+//! The command line of one rank.
+
+use super::moe::routing::Routing;
+use super::moe::workload::Shape;
+use anyhow::{Context, ensure};
+use clap::Parser;
+use ep_buffer::Config;
+use ep_transport::{GroupConfig, Nic, Path, Rank};
+use std::time::Duration;
+
+/// How bytes get to the other ranks.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum DataPath {
+    /// Queue pairs of a NIC.
+    Rdma,
+    /// Memory of the other processes, mapped; one host only.
+    Window,
+}
+
+/// One rank of a mixture-of-experts layer that checks every value it gets.
+/// It prints one JSON object a line.
+#[derive(Clone, Debug, Parser)]
+pub(crate) struct Args {
+    /// This process's rank.
+    #[arg(long)]
+    pub(crate) rank: u32,
+    /// Ranks that the group can hold.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) capacity: u32,
+    /// Ranks that form the group together; others join later.
+    #[arg(long)]
+    pub(crate) initial: Option<u32>,
+    /// Address of the rendezvous store, HOST:PORT.
+    #[arg(long, default_value = "127.0.0.1:7400")]
+    pub(crate) store: String,
+    /// Serve the rendezvous store at that address, until all others have gone.
+    #[arg(long)]
+    pub(crate) serve_store: bool,
+    /// Experts of all ranks.
+    #[arg(long, default_value_t = 16)]
+    pub(crate) experts: u32,
+    /// Elements of a token's row, a multiple of 8.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) hidden: u32,
+    /// Elements between an expert's two layers.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) inter: usize,
+    /// Most tokens of a rank in a step.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) tokens: u32,
+    /// Experts per token.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) top_k: u32,
+    /// Steps of the group, counted from its beginning.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) steps: u64,
+    /// Which experts tokens choose.
+    #[arg(long, value_enum, default_value_t = Routing::Model)]
+    pub(crate) routing: Routing,
+    /// What weights and routing are made from.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// How bytes get to the other ranks.
+    #[arg(long, value_enum, default_value_t = DataPath::Rdma)]
+    pub(crate) path: DataPath,
+    /// A NIC of this machine, such as mlx5_0, in place of the software one.
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+    /// Queue pairs to each peer.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) lanes: u32,
+    /// How long to wait for a rank that gives no sign of life.
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) time_out_ms: u64,
+    /// Join a group that is running, as a new life of the rank or a new rank.
+    #[arg(long)]
+    pub(crate) join: bool,
+}
+
+impl Args {
+    pub(crate) fn shape(&self) -> anyhow::Result<Shape> {
+        ensure!(
+            self.inter > 0 && self.inter <= 65_536,
+            "--inter {} is out of range: 1 to 65536",
+            self.inter
+        );
+        Ok(Shape {
+            seed: self.seed,
+            capacity: self.capacity,
+            experts: self.experts,
+            hidden: self.hidden as usize,
+            inter: self.inter,
+            tokens: self.tokens as usize,
+            top_k: self.top_k as usize,
+            routing: self.routing,
+        })
+    }
+
+    pub(crate) fn buffer(&self) -> anyhow::Result<Config> {
+        Config::builder(self.capacity, self.experts, self.hidden, self.tokens)
+            .max_top_k(self.top_k)
+            .lanes(self.lanes)
+            .time_out(Duration::from_millis(self.time_out_ms))
+            // Longer than an attempt to change the view may take, so that a decision
+            // always comes first.
+            .decision_time_out(UPDATE_TIME_OUT + Duration::from_secs(1))
+            .build()
+            .context("the buffer's configuration")
+    }
+
+    pub(crate) fn group(&self, config: &Config) -> anyhow::Result<GroupConfig> {
+        let initial = self.initial.unwrap_or(self.capacity);
+        ensure!(
+            self.rank < self.capacity && initial <= self.capacity,
+            "--rank {} and --initial {initial} do not fit --capacity {}",
+            self.rank,
+            self.capacity
+        );
+        ensure!(
+            self.join || self.rank < initial,
+            "--rank {} is not among the --initial {initial} and needs --join",
+            self.rank
+        );
+        let mut group = GroupConfig::new(Rank(self.rank), self.capacity);
+        group.initial = initial;
+        group.common = format!("{:?} {config:?}", self.shape()?);
+        group.path = match self.path {
+            DataPath::Rdma => Path::Rdma,
+            DataPath::Window => Path::Window,
+        };
+        if let Some(name) = &self.device {
+            group.nic = Nic::System {
+                device: Some(name.clone()),
+                port: 1,
+            };
+        }
+        group.lanes = self.lanes;
+        group.ops_per_round = config.ops_per_round().into();
+        group.update_time_out = UPDATE_TIME_OUT;
+        Ok(group)
+    }
+}
+
+const UPDATE_TIME_OUT: Duration = Duration::from_secs(3);

@@ -1,0 +1,149 @@
+//! What happened to the membership, as lines for whoever watches.
+
+use super::moe::events::{Event, now_us};
+use super::moe::layer::Emit;
+use ep_transport::{Group, LossKind, MemberEvent, Rank, Snapshot};
+use std::collections::HashMap;
+
+/// Turns the group's events into lines, and compares what it holds before and after
+/// each update.
+pub(crate) struct Watch {
+    before: Snapshot,
+    /// When an attempt began and when its connections stood.
+    attempts: HashMap<u64, (u64, Option<u64>)>,
+}
+
+impl Watch {
+    pub(crate) fn new(group: &Group) -> Self {
+        Self {
+            before: group.snapshot(),
+            attempts: HashMap::new(),
+        }
+    }
+
+    /// Emits what has happened since the last call.
+    pub(crate) fn poll(&mut self, group: &Group, emit: &mut Emit<'_>) {
+        for event in group.take_events() {
+            match event {
+                MemberEvent::PeerLost {
+                    rank,
+                    incarnation,
+                    how,
+                    at_us,
+                } => emit(Event::PeerLost {
+                    rank: rank.0,
+                    incarnation: incarnation.0,
+                    how: match how {
+                        LossKind::Replaced => "replaced by another process",
+                        LossKind::Left => "left",
+                        _ => "lease ended",
+                    }
+                    .to_owned(),
+                    at_us,
+                }),
+                MemberEvent::UpdateBegun { attempt, at_us, .. } => {
+                    self.attempts.insert(attempt, (at_us, None));
+                }
+                MemberEvent::Connected { attempt, at_us, .. } => {
+                    if let Some((_, connected)) = self.attempts.get_mut(&attempt) {
+                        *connected = Some(at_us);
+                    }
+                }
+                MemberEvent::Admitted {
+                    attempt,
+                    from,
+                    ranks,
+                    own,
+                    at_us,
+                } => {
+                    let times = self.attempts.remove(&attempt);
+                    let connect_us =
+                        times.and_then(|(begun, connected)| connected?.checked_sub(begun));
+                    let changed: Vec<Rank> = ranks.iter().map(|(rank, _)| *rank).collect();
+                    for (rank, incarnation) in ranks {
+                        emit(Event::Admitted {
+                            rank: rank.0,
+                            incarnation: incarnation.0,
+                            epoch: from.0,
+                            at_us,
+                        });
+                    }
+                    let after = group.snapshot();
+                    if own {
+                        emit(Event::Admitted {
+                            rank: ep_transport::Fabric::rank(group).0,
+                            incarnation: group.incarnation().0,
+                            epoch: from.0,
+                            at_us,
+                        });
+                    } else {
+                        for peer in &changed {
+                            emit(update(&self.before, &after, *peer, &changed, connect_us));
+                        }
+                    }
+                    self.before = after;
+                }
+                MemberEvent::UpdateDropped {
+                    attempt,
+                    by,
+                    why,
+                    at_us,
+                } => {
+                    self.attempts.remove(&attempt);
+                    emit(Event::UpdateDropped {
+                        by: by.0,
+                        why,
+                        at_us,
+                    });
+                }
+                MemberEvent::Superseded { by, at_us } => emit(Event::Superseded {
+                    incarnation: by.0,
+                    at_us,
+                }),
+                other => tracing::debug!(?other, at_us = now_us(), "no line for this event"),
+            }
+        }
+    }
+}
+
+/// What connecting to `peer`, one of `changed`, has touched.
+fn update(
+    before: &Snapshot,
+    after: &Snapshot,
+    peer: Rank,
+    changed: &[Rank],
+    connect_us: Option<u64>,
+) -> Event {
+    let mut commands = 0;
+    let mut qps_touched = 0;
+    let mut healthy_qps_touched = 0;
+    for (i, now) in after.queue_pairs.iter().enumerate() {
+        let then = before.queue_pairs.get(i);
+        let spent = now.commands - then.map_or(0, |then| then.commands);
+        let same = then.is_some_and(|then| (then.peer, then.qpn) == (now.peer, now.qpn));
+        if spent == 0 && same {
+            continue;
+        }
+        if now.peer == peer {
+            commands += spent;
+            qps_touched += 1;
+        } else if !changed.contains(&now.peer) {
+            healthy_qps_touched += 1;
+        }
+    }
+    let moved = |(name, address): &&(String, u64)| {
+        !before
+            .addresses
+            .iter()
+            .any(|(n, a)| n == name && a == address)
+    };
+    Event::Update {
+        peer: peer.0,
+        commands,
+        commands_in_all: after.commands - before.commands,
+        qps_touched,
+        healthy_qps_touched,
+        addresses_changed: after.addresses.iter().filter(moved).count() as u64,
+        connect_us: connect_us.unwrap_or(0),
+    }
+}

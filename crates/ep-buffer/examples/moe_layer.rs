@@ -1,0 +1,111 @@
+//! One rank of a mixture-of-experts layer, as a process.
+//!
+//! Start one process per rank with the same settings; rank 0 also serves the
+//! rendezvous. Kill one and start it again with `--join`: the others go on.
+//!
+//! ```text
+//! moe_layer --rank 0 --capacity 2 --serve-store &
+//! moe_layer --rank 1 --capacity 2
+//! ```
+
+#[path = "moe/args.rs"]
+mod args;
+#[path = "moe/members.rs"]
+mod members;
+mod moe;
+
+use anyhow::{Context, bail};
+use args::Args;
+use clap::Parser;
+use ep_buffer::EpBuffer;
+use ep_transport::Group;
+use ep_transport::store::{Rendezvous, TcpStore, TcpStoreServer};
+use members::Watch;
+use moe::events::Event;
+use moe::layer;
+use moe::workload::Workload;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the ranks wait for each other at the beginning and at the end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match rank(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(rank = args.rank, "{error:#}");
+            emit(Event::Error {
+                message: format!("{error:#}"),
+            });
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints a line. Nobody listening is no reason to stop serving.
+fn emit(event: Event) {
+    if let Ok(mut line) = serde_json::to_vec(&event) {
+        line.push(b'\n');
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(&line).and_then(|()| out.flush());
+    }
+}
+
+fn rank(args: &Args) -> anyhow::Result<()> {
+    let config = args.buffer()?;
+    let group_config = args.group(&config)?;
+    let server = match args.serve_store {
+        true => Some(TcpStoreServer::bind(&args.store).context("the rendezvous store")?),
+        false => None,
+    };
+    let store: Arc<dyn Rendezvous> = match &server {
+        Some(server) => Arc::new(server.store()),
+        None => Arc::new(
+            TcpStore::connect(&args.store, PATIENCE)
+                .with_context(|| format!("the rendezvous store at {}", args.store))?,
+        ),
+    };
+    let workload = Workload::new(args.shape()?);
+    let mut group = Group::open(&group_config, config.footprint(), store)?;
+    emit(Event::Ready {
+        rank: args.rank,
+        incarnation: group.incarnation().0,
+        pid: std::process::id(),
+    });
+    group.wait_admitted(PATIENCE)?;
+    let mut watch = Watch::new(&group);
+    watch.poll(&group, &mut emit);
+    let mut buffer = EpBuffer::new(config, group)?;
+    let summary = layer::run(
+        &mut buffer,
+        &workload,
+        args.steps,
+        &mut emit,
+        &mut |group, emit| watch.poll(group, emit),
+    )?;
+    let unverified = summary.steps - summary.verified_steps;
+    let group = buffer.into_fabric();
+    if let Some(by) = group.superseded() {
+        bail!("another process, {by}, has taken rank {}", args.rank);
+    }
+    group.finish(PATIENCE)?;
+    emit(Event::Summary(summary));
+    if server.is_some() {
+        group.wait_alone(PATIENCE)?;
+    }
+    group.leave()?;
+    if unverified > 0 {
+        bail!("{unverified} steps did not agree with the reference");
+    }
+    Ok(())
+}
