@@ -6,12 +6,13 @@
 
 use super::checks::{Admissions, answers, epochs};
 use super::deaths::{DeathAccount, UpdateAccount, death, survivor_gaps};
+use super::events::Event;
 use super::plan::{DataPath, Plan};
 use super::ranks::{RankAccount, rank_account};
 use super::record::{Life, Record};
 use super::units::{largest, median, ms};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Reset, Init, RTR, RTS: an update may not need more for one queue pair.
 const COMMANDS_PER_QP: u64 = 4;
@@ -53,6 +54,8 @@ pub(crate) struct Account {
     /// One entry for each kill, in the order of the plan.
     pub(crate) deaths: Vec<DeathAccount>,
     pub(crate) rank_accounts: Vec<RankAccount>,
+    /// Attempts to take a rank in that were given up and made again.
+    pub(crate) dropped_attempts: Vec<String>,
     pub(crate) problems: Vec<String>,
 }
 
@@ -117,6 +120,7 @@ pub(crate) fn account(plan: &Plan, record: &Record) -> Account {
         devx_commands_update: commands.into_values().collect(),
         deaths,
         rank_accounts,
+        dropped_attempts: dropped_attempts(record),
         problems,
         plan: plan.clone(),
     }
@@ -141,6 +145,18 @@ fn excess(plan: &Plan, update: &UpdateAccount) -> Option<String> {
             update.commands
         )
     })
+}
+
+/// Every rank tells of every attempt that was dropped; once is enough.
+fn dropped_attempts(record: &Record) -> Vec<String> {
+    let heard = record.lives.iter().flat_map(|life| &life.heard);
+    let told: BTreeSet<String> = heard
+        .filter_map(|(_, event)| match event {
+            Event::UpdateDropped { by, why } => Some(format!("by rank {by}: {why}")),
+            _ => None,
+        })
+        .collect();
+    told.into_iter().collect()
 }
 
 /// The beginning of the first step: where the time line starts.

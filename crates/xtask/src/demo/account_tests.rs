@@ -43,6 +43,7 @@ fn step(number: u64, answered: &[u32]) -> (u64, Event) {
         begin_us,
         end_us: begin_us + 600,
         verified: true,
+        problem: None,
         rel_err: 0.001,
         missing,
         missing_expected: missing,
@@ -160,9 +161,17 @@ fn a_good_run_is_verified_and_measured() {
 #[test]
 fn a_step_that_differs_is_noticed() {
     let account = changed(1, |heard| {
-        each_step(heard, |s| s.verified &= s.step != 9);
+        each_step(heard, |s| {
+            if s.step == 9 {
+                s.verified = false;
+                s.problem = Some("row 3 of expert 1".to_owned());
+            }
+        });
     });
-    refused(&account, "step 9 of rank 1 differs from the reference");
+    refused(
+        &account,
+        "step 9 of rank 1 differs from the reference: row 3 of expert 1",
+    );
     assert_eq!(account.unverified_steps, 1);
     assert_eq!(account.verified_steps, 53);
 }
@@ -321,6 +330,22 @@ fn nobody_need_come_back_if_nobody_was_to() {
     assert_eq!(account.problems, Vec::<String>::new());
     assert_eq!(account.verified_steps, 46);
     assert_eq!(account.masked_steps, 28);
+}
+
+#[test]
+fn a_dropped_attempt_is_told_once_and_no_fault() {
+    let mut record = record();
+    for life in &mut record.lives[..2] {
+        let why = "rank 1 could not connect".to_owned();
+        life.heard
+            .push((9_000, Event::UpdateDropped { by: 1, why }));
+    }
+    let account = account(&plan(), &record);
+    assert!(account.verified);
+    assert_eq!(
+        account.dropped_attempts,
+        ["by rank 1: rank 1 could not connect"]
+    );
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub(crate) enum Event {
     Admitted { rank: u32, epoch: u64, at_us: u64 },
     /// A peer's connections were made anew, in place.
     Update(Update),
+    /// An attempt to take a rank in was given up; it is made again.
+    UpdateDropped { by: u32, why: String },
     /// The process has done all its steps.
     Summary {},
     /// Why the process ends with an error.
@@ -44,6 +46,9 @@ pub(crate) struct Step {
     pub(crate) end_us: u64,
     /// Whether every value agreed with the reference.
     pub(crate) verified: bool,
+    /// What was wrong, if something was.
+    #[serde(default)]
+    pub(crate) problem: Option<String>,
     pub(crate) rel_err: f64,
     /// Contributions (token, expert) that the step reported as missing...
     pub(crate) missing: u64,

@@ -67,7 +67,8 @@ pub(crate) fn rank_account(
             absent(&mut account, expected..step.step, problems);
             expected = step.step + 1;
             let fault = if !step.verified {
-                Some("differs from the reference".to_owned())
+                let what = step.problem.as_deref().unwrap_or("it does not say how");
+                Some(format!("differs from the reference: {what}"))
             } else if step.missing != step.missing_expected {
                 Some(format!(
                     "reported {} missing contributions, the reference {}",

@@ -90,6 +90,11 @@ fn text(account: &Account) -> String {
         time(account.median_step_ms),
         time(account.longest_survivor_gap_ms)
     ));
+    for dropped in &account.dropped_attempts {
+        lines.push(format!(
+            "an attempt to take a rank in was dropped {dropped}"
+        ));
+    }
     for problem in account.problems.iter().take(SHOWN_PROBLEMS) {
         lines.push(format!("! {problem}"));
     }
