@@ -89,4 +89,18 @@ mod tests {
         assert!(manifest.contains("[workspace]"));
         Ok(())
     }
+
+    /// The README's example is part of a program that is built and run.
+    #[test]
+    fn the_readmes_example_is_that_of_the_downstream_crate() -> Result<()> {
+        let readme = std::fs::read_to_string(root()?.join("README.md"))?;
+        let program = std::fs::read_to_string(root()?.join("tests/downstream/src/main.rs"))?;
+        let (_, rest) = readme.split_once("```rust\n").context("no example")?;
+        let (example, _) = rest.split_once("```").context("it does not end")?;
+        assert!(example.lines().count() > 3);
+        for line in example.lines() {
+            assert!(program.lines().any(|l| l.trim() == line), "{line}");
+        }
+        Ok(())
+    }
 }
