@@ -157,23 +157,18 @@ impl Heap {
             return (NIL, 0);
         }
         let units = units as u32;
-        let found = if align >> self.shift <= 1 {
-            self.tiles.find(units)
-        } else {
-            // Fits, since the heap's size in granules does.
-            self.tiles.find_aligned(units, (align >> self.shift) as u32)
-        };
-        let Some(place) = found else {
-            return (NIL, 0);
-        };
+        // Fits, since the heap's size in granules does.
+        let align = (align >> self.shift) as u32;
         let stamp = self.stamps.next();
-        let (node, start) = self.tiles.carve(place, units, stamp);
-        self.live += 1;
-        self.free -= units;
-        self.least_free = self.least_free.min(self.free);
-        self.high_water = self.high_water.max(start + units);
-        if let Some(index) = &mut self.index {
-            index.insert(&self.tiles.nodes, node);
+        let (node, start) = self.tiles.place(units, align.max(1), stamp);
+        if node != NIL {
+            self.live += 1;
+            self.free -= units;
+            self.least_free = self.least_free.min(self.free);
+            self.high_water = self.high_water.max(start + units);
+            if let Some(index) = &mut self.index {
+                index.insert(&self.tiles.nodes, node);
+            }
         }
         (node, start)
     }

@@ -33,11 +33,11 @@ mod block;
 mod classes;
 mod error;
 mod figures;
-mod find;
 mod generation;
 mod heap;
 mod index;
 mod nodes;
+mod place;
 mod resize;
 #[cfg(feature = "sync")]
 mod shared;

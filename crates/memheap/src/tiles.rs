@@ -1,8 +1,8 @@
 //! The blocks of a heap, live and free, as they tile it.
 
 use crate::classes::{Class, Classes, class_of};
-use crate::find::Large;
 use crate::nodes::{NIL, Nodes};
+use crate::place::Large;
 
 /// Nodes that one [`Tiles::carve`] can need: the block, and what is left above
 /// it when something is also left below.
@@ -20,17 +20,6 @@ pub(crate) struct Tiles {
     pub(crate) large: Large,
 }
 
-/// A place in a free block.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
-    /// The free block.
-    pub(crate) node: u32,
-    /// Its class.
-    pub(crate) class: Class,
-    /// Granules to leave free below.
-    pub(crate) front: u32,
-}
-
 impl Tiles {
     pub(crate) fn new() -> Self {
         Self {
@@ -40,55 +29,73 @@ impl Tiles {
         }
     }
 
-    /// Makes `units` granules at a place, where they must fit, a live block.
-    /// Returns its node and first granule. [`NODES_PER_CARVE`] spares must stand
-    /// ready.
+    /// Makes the lowest `units` granules of the free block `node`, which hangs in
+    /// `class`, a live block. Returns its node and first granule.
+    /// [`NODES_PER_CARVE`] spares must stand ready, here and below.
     #[inline(always)]
-    pub(crate) fn carve(&mut self, place: Place, units: u32, stamp: u64) -> (u32, u32) {
-        let Place { node, class, front } = place;
+    pub(crate) fn carve(&mut self, node: u32, class: Class, units: u32, stamp: u64) -> (u32, u32) {
         let classes = &mut self.classes;
         let nodes = &mut self.nodes.hold();
-        let offset = nodes[node].offset;
-        let start = offset + front;
-        let above = nodes[node].size - front - units;
-        if front == 0 && above == 0 {
+        let (offset, size) = (nodes[node].offset, nodes[node].size);
+        let above = size - units;
+        if above == 0 {
             classes.remove(nodes, class, node);
             nodes.clear_free(node);
             nodes[node].set_stamp(stamp);
-            return (node, start);
+            return (node, offset);
         }
+        let prev = nodes[node].prev;
+        nodes[node].offset = offset + units;
         let block = nodes.take();
-        if front == 0 {
-            let prev = nodes[node].prev;
-            nodes[prev].next = block;
-            nodes[block].prev = prev;
-            nodes[block].next = node;
-            nodes[node].prev = block;
-            nodes[node].offset = start + units;
-            classes.resize(nodes, class, node, above);
+        nodes[node].prev = block;
+        nodes[prev].next = block;
+        let record = &mut nodes[block];
+        record.offset = offset;
+        record.size = units;
+        record.prev = prev;
+        record.next = node;
+        record.set_stamp(stamp);
+        classes.resize(nodes, class, node, above);
+        (block, offset)
+    }
+
+    /// As [`Self::carve`], but leaves `front` granules, not zero, free below.
+    pub(crate) fn carve_above(
+        &mut self,
+        node: u32,
+        front: u32,
+        units: u32,
+        stamp: u64,
+    ) -> (u32, u32) {
+        let classes = &mut self.classes;
+        let nodes = &mut self.nodes.hold();
+        let size = nodes[node].size;
+        let start = nodes[node].offset + front;
+        let above = size - front - units;
+        let mut next = nodes[node].next;
+        let block = nodes.take();
+        nodes[node].next = block;
+        if above != 0 {
+            let rest = nodes.take();
+            nodes[next].prev = rest;
+            let record = &mut nodes[rest];
+            record.offset = start + units;
+            record.size = above;
+            record.prev = block;
+            record.next = next;
+            nodes.set_free(rest);
+            classes.push(nodes, class_of(above), rest);
+            next = rest;
         } else {
-            let mut next = nodes[node].next;
-            nodes[node].next = block;
-            nodes[block].prev = node;
-            classes.resize(nodes, class, node, front);
-            if above != 0 {
-                let rest = nodes.take();
-                nodes[next].prev = rest;
-                nodes[rest].offset = start + units;
-                nodes[rest].size = above;
-                nodes[rest].prev = block;
-                nodes[rest].next = next;
-                nodes.set_free(rest);
-                classes.push(nodes, class_of(above), rest);
-                next = rest;
-            } else {
-                nodes[next].prev = block;
-            }
-            nodes[block].next = next;
+            nodes[next].prev = block;
         }
-        nodes[block].offset = start;
-        nodes[block].size = units;
-        nodes[block].set_stamp(stamp);
+        let record = &mut nodes[block];
+        record.offset = start;
+        record.size = units;
+        record.prev = node;
+        record.next = next;
+        record.set_stamp(stamp);
+        classes.resize(nodes, class_of(size), node, front);
         (block, start)
     }
 
