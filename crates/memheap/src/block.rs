@@ -3,6 +3,7 @@
 use core::num::NonZeroU32;
 
 use crate::generation::{LIVE, Stamp, shift_of};
+use crate::nodes::Span;
 use core::fmt;
 
 /// The receipt for an allocated piece of a [`Heap`](crate::Heap).
@@ -88,35 +89,13 @@ impl Block {
         self.node
     }
 
-    /// Whether the block is that many granules from that granule on.
+    /// In granules.
     #[inline]
-    pub(crate) fn is_at(&self, offset: u32, size: u32) -> bool {
-        self.offset == offset && self.size == size
-    }
-
-    /// Takes the receipt apart into plain numbers.
-    pub fn into_parts(self) -> BlockParts {
-        BlockParts {
-            offset: self.offset(),
-            size: self.size(),
-            generation: self.generation(),
-            node: self.node,
+    pub(crate) fn span(&self) -> Span {
+        Span {
+            offset: self.offset,
+            size: self.size,
         }
-    }
-
-    /// Puts a receipt together from plain numbers, which may be anything: the
-    /// heap checks all of them when the block comes back. `None` for numbers that
-    /// no receipt has, such as size zero.
-    pub fn from_parts(parts: BlockParts) -> Option<Self> {
-        let stamp = Some(parts.generation).filter(|s| s & LIVE != 0)?;
-        let shift = shift_of(stamp);
-        let granules = |bytes: u64| {
-            let granules = u32::try_from(bytes >> shift).ok()?;
-            (u64::from(granules) << shift == bytes).then_some(granules)
-        };
-        let (offset, size) = (granules(parts.offset)?, granules(parts.size)?);
-        parts.offset.checked_add(parts.size)?;
-        (size != 0).then(|| Self::new(offset, size, stamp, parts.node))
     }
 }
 
@@ -128,17 +107,4 @@ impl fmt::Debug for Block {
             .field("generation", &format_args!("{:#x}", self.generation()))
             .finish_non_exhaustive()
     }
-}
-
-/// A [`Block`] as plain numbers, for storage behind foreign interfaces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct BlockParts {
-    /// See [`Block::offset`].
-    pub offset: u64,
-    /// See [`Block::size`].
-    pub size: u64,
-    /// See [`Block::generation`].
-    pub generation: u64,
-    /// Where the heap keeps the block's record.
-    pub node: u32,
 }

@@ -121,7 +121,7 @@ impl Classes {
     /// need be.
     #[inline(always)]
     pub(crate) fn resize(&mut self, nodes: &mut Held<'_>, class: Class, node: u32, size: u32) {
-        nodes[node].size = size;
+        nodes.span(node).size = size;
         let now = class_of(size);
         if now != class {
             self.remove(nodes, class, node);

@@ -76,7 +76,7 @@ impl core::error::Error for AllocError {}
 #[non_exhaustive]
 pub enum FreeError {
     /// No live block of this heap has that receipt: another heap handed it out,
-    /// or it was freed already (by offset, say), or its parts were made up.
+    /// or the block was freed by its offset.
     NotLive {
         /// The receipt, unchanged.
         block: Block,

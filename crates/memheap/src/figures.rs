@@ -71,12 +71,12 @@ impl Iterator for Blocks<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         while self.next != NIL {
             let free = self.tiles.nodes.is_free(self.next);
-            let node = &self.tiles.nodes[self.next];
-            self.next = node.next;
+            let span = self.tiles.nodes.span(self.next);
+            self.next = self.tiles.nodes[self.next].next;
             if !free {
                 self.left -= 1;
-                let start = u64::from(node.offset) << self.shift;
-                return Some(start..start + (u64::from(node.size) << self.shift));
+                let start = u64::from(span.offset) << self.shift;
+                return Some(start..start + (u64::from(span.size) << self.shift));
             }
         }
         None

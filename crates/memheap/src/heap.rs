@@ -2,7 +2,7 @@
 
 use crate::generation::Stamps;
 use crate::index::OffsetIndex;
-use crate::nodes::NIL;
+use crate::nodes::{NIL, Span};
 use crate::tiles::{NODES_PER_CARVE, Tiles};
 use crate::{AllocError, Block, FreeAtError, FreeError, GranuleError};
 
@@ -226,13 +226,11 @@ impl Heap {
     /// See [`FreeError`]; it holds the receipt, and the heap is as it was.
     #[inline]
     pub fn free(&mut self, block: Block) -> Result<(), FreeError> {
-        match self.tiles.nodes.get(block.node()) {
-            Some(node) if node.stamp() == block.stamp() && block.is_at(node.offset, node.size) => {
-                self.release(block.node());
-                Ok(())
-            }
-            _ => Err(FreeError::NotLive { block }),
+        if self.tiles.nodes.stamp(block.node()) != Some(block.stamp()) {
+            return Err(FreeError::NotLive { block });
         }
+        self.release(block.node(), block.span());
+        Ok(())
     }
 
     /// Frees the live block that starts at `offset`, for callers who can keep no
@@ -264,16 +262,18 @@ impl Heap {
             return Err(not_allocated);
         }
         let node = index.find(&self.tiles.nodes, (offset >> self.shift) as u32);
-        self.release(node.ok_or(not_allocated)?);
+        let node = node.ok_or(not_allocated)?;
+        self.release(node, self.tiles.nodes.span(node));
         Ok(())
     }
 
     /// Makes a live block free.
-    fn release(&mut self, node: u32) {
+    fn release(&mut self, node: u32, span: Span) {
         if let Some(index) = &mut self.index {
             index.remove(&self.tiles.nodes, node);
         }
-        self.free += self.tiles.release(node);
+        self.tiles.release(node, span);
+        self.free += span.size;
         self.live -= 1;
     }
 }

@@ -70,7 +70,7 @@ impl OffsetIndex {
 
     /// Adds a live block. There must be room.
     pub(crate) fn insert(&mut self, nodes: &Nodes, node: u32) {
-        let mut slot = self.home(nodes[node].offset);
+        let mut slot = self.home(nodes.span(node).offset);
         while self.slots[slot] != NIL {
             slot = self.after(slot);
         }
@@ -89,7 +89,7 @@ impl OffsetIndex {
         loop {
             match self.slots[slot] {
                 NIL => return None,
-                node if nodes[node].offset == offset => return Some(slot),
+                node if nodes.span(node).offset == offset => return Some(slot),
                 _ => slot = self.after(slot),
             }
         }
@@ -97,7 +97,7 @@ impl OffsetIndex {
 
     /// Takes out a block that is live (still).
     pub(crate) fn remove(&mut self, nodes: &Nodes, node: u32) {
-        let Some(mut hole) = self.slot_of(nodes, nodes[node].offset) else {
+        let Some(mut hole) = self.slot_of(nodes, nodes.span(node).offset) else {
             return;
         };
         self.taken -= 1;
@@ -106,7 +106,7 @@ impl OffsetIndex {
         let mask = self.slots.len() - 1;
         let mut slot = self.after(hole);
         while self.slots[slot] != NIL {
-            let home = self.home(nodes[self.slots[slot]].offset);
+            let home = self.home(nodes.span(self.slots[slot]).offset);
             if (slot.wrapping_sub(home) & mask) >= (slot.wrapping_sub(hole) & mask) {
                 self.slots[hole] = self.slots[slot];
                 hole = slot;

@@ -44,7 +44,7 @@ mod shared;
 mod stats;
 mod tiles;
 
-pub use block::{Block, BlockParts};
+pub use block::Block;
 pub use error::{AllocError, FreeAtError, FreeError, GranuleError, GrowError};
 pub use figures::Blocks;
 pub use heap::Heap;

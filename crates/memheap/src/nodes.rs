@@ -9,15 +9,10 @@ pub(crate) const NIL: u32 = 0;
 /// Highest node index, so that no link ever has the bit that marks live blocks.
 const LAST: usize = (1 << 31) - 1;
 
-/// A block of the heap, live or free, or a spare record.
-///
-/// 24 bytes: a program with many blocks waits for these to come from memory.
+/// Who a block is next to. 16 bytes, four to a cache line: freeing a block in a
+/// large heap waits for this to come from memory, and for nothing else.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Node {
-    /// First granule.
-    pub(crate) offset: u32,
-    /// Granules.
-    pub(crate) size: u32,
+pub(crate) struct Links {
     /// Neighbour below.
     pub(crate) prev: u32,
     /// Neighbour above.
@@ -28,10 +23,8 @@ pub(crate) struct Node {
     pub(crate) forth: u32,
 }
 
-impl Node {
-    const SPARE: Self = Self {
-        offset: 0,
-        size: 0,
+impl Links {
+    const NONE: Self = Self {
         prev: NIL,
         next: NIL,
         back: NIL,
@@ -51,6 +44,19 @@ impl Node {
     }
 }
 
+/// What a block covers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span {
+    /// First granule.
+    pub(crate) offset: u32,
+    /// Granules.
+    pub(crate) size: u32,
+}
+
+impl Span {
+    const NONE: Self = Self { offset: 0, size: 0 };
+}
+
 /// All nodes of a heap.
 ///
 /// # Invariants
@@ -59,7 +65,8 @@ impl Node {
 /// no block form the spare stack, linked through `forth`.
 #[derive(Debug)]
 pub(crate) struct Nodes {
-    all: Vec<Node>,
+    links: Vec<Links>,
+    spans: Vec<Span>,
     /// Apart from the nodes, so that freeing a block need not fetch neighbours
     /// that are live.
     free: Vec<u64>,
@@ -71,7 +78,8 @@ impl Nodes {
     /// No blocks, and some spares.
     pub(crate) fn new() -> Self {
         let mut nodes = Self {
-            all: vec![Node::SPARE; 64],
+            links: vec![Links::NONE; 64],
+            spans: vec![Span::NONE; 64],
             free: vec![0],
             spare: NIL,
             spares: 0,
@@ -82,15 +90,21 @@ impl Nodes {
 
     /// Nodes that are blocks.
     pub(crate) fn blocks(&self) -> usize {
-        self.all.len() - 1 - self.spares as usize
+        self.links.len() - 1 - self.spares as usize
     }
 
     pub(crate) fn spares(&self) -> u32 {
         self.spares
     }
 
-    pub(crate) fn get(&self, node: u32) -> Option<&Node> {
-        self.all.get(node as usize)
+    #[inline]
+    pub(crate) fn stamp(&self, node: u32) -> Option<u64> {
+        self.links.get(node as usize).map(Links::stamp)
+    }
+
+    #[inline]
+    pub(crate) fn span(&self, node: u32) -> Span {
+        self.spans[node as usize]
     }
 
     pub(crate) fn is_free(&self, node: u32) -> bool {
@@ -101,7 +115,8 @@ impl Nodes {
     #[inline]
     pub(crate) fn hold(&mut self) -> Held<'_> {
         Held {
-            all: &mut self.all,
+            links: &mut self.links,
+            spans: &mut self.spans,
             free: &mut self.free,
             spare: &mut self.spare,
             spares: &mut self.spares,
@@ -114,46 +129,54 @@ impl Nodes {
         if missing == 0 {
             return Ok(());
         }
-        let len = self.all.len();
+        let len = self.links.len();
         let room = LAST + 1 - len;
         if missing > room {
             return Err(NoNodes);
         }
         // By half again, so that the cost per node stays constant.
         let ample = missing.max(len / 2).min(room);
-        let add = match self.all.try_reserve_exact(ample) {
-            Ok(()) => ample,
-            Err(_) => {
-                self.all.try_reserve_exact(missing)?;
-                missing
-            }
+        let add = if self.make_capacity(ample).is_ok() {
+            ample
+        } else {
+            self.make_capacity(missing)?;
+            missing
         };
-        let words = (len + add).div_ceil(64);
-        self.free.try_reserve_exact(words - self.free.len())?;
-        self.free.resize(words, 0);
-        self.all.resize(len + add, Node::SPARE);
+        self.links.resize(len + add, Links::NONE);
+        self.spans.resize(len + add, Span::NONE);
+        self.free.resize((len + add).div_ceil(64), 0);
         self.make_spare(len);
+        Ok(())
+    }
+
+    fn make_capacity(&mut self, add: usize) -> Result<(), NoNodes> {
+        let words = (self.links.len() + add).div_ceil(64);
+        self.links.try_reserve_exact(add)?;
+        self.spans.try_reserve_exact(add)?;
+        self.free.try_reserve_exact(words - self.free.len())?;
         Ok(())
     }
 
     /// Stacks the nodes from `first` on so that they come out in memory order.
     fn make_spare(&mut self, first: usize) {
-        for node in (first..self.all.len()).rev() {
+        for node in (first..self.links.len()).rev() {
             self.hold().give(node as u32);
         }
     }
 
     /// Gives the spares at the end of the storage back to the global allocator.
     pub(crate) fn shrink_to_fit(&mut self) {
-        let mut is_spare = vec![false; self.all.len()];
+        let mut is_spare = vec![false; self.links.len()];
         let mut node = self.spare;
         while node != NIL {
             is_spare[node as usize] = true;
             node = self[node].forth;
         }
         let keep = is_spare.iter().rposition(|s| !s).map_or(1, |last| last + 1);
-        self.all.truncate(keep);
-        self.all.shrink_to_fit();
+        self.links.truncate(keep);
+        self.links.shrink_to_fit();
+        self.spans.truncate(keep);
+        self.spans.shrink_to_fit();
         self.free.truncate(keep.div_ceil(64));
         self.free.shrink_to_fit();
         (self.spare, self.spares) = (NIL, 0);
@@ -164,22 +187,28 @@ impl Nodes {
 }
 
 impl core::ops::Index<u32> for Nodes {
-    type Output = Node;
+    type Output = Links;
     #[inline]
-    fn index(&self, node: u32) -> &Node {
-        &self.all[node as usize]
+    fn index(&self, node: u32) -> &Links {
+        &self.links[node as usize]
     }
 }
 
 /// The nodes, with the addresses of their storage in registers.
 pub(crate) struct Held<'a> {
-    all: &'a mut [Node],
+    links: &'a mut [Links],
+    spans: &'a mut [Span],
     free: &'a mut [u64],
     spare: &'a mut u32,
     spares: &'a mut u32,
 }
 
 impl Held<'_> {
+    #[inline(always)]
+    pub(crate) fn span(&mut self, node: u32) -> &mut Span {
+        &mut self.spans[node as usize]
+    }
+
     #[inline(always)]
     pub(crate) fn is_free(&self, node: u32) -> bool {
         self.free[node as usize / 64] >> (node % 64) & 1 != 0
@@ -214,17 +243,17 @@ impl Held<'_> {
 }
 
 impl core::ops::Index<u32> for Held<'_> {
-    type Output = Node;
+    type Output = Links;
     #[inline(always)]
-    fn index(&self, node: u32) -> &Node {
-        &self.all[node as usize]
+    fn index(&self, node: u32) -> &Links {
+        &self.links[node as usize]
     }
 }
 
 impl core::ops::IndexMut<u32> for Held<'_> {
     #[inline(always)]
-    fn index_mut(&mut self, node: u32) -> &mut Node {
-        &mut self.all[node as usize]
+    fn index_mut(&mut self, node: u32) -> &mut Links {
+        &mut self.links[node as usize]
     }
 }
 

@@ -1,7 +1,7 @@
 //! The search for a free block.
 
 use crate::classes::{Class, class_holding, class_of};
-use crate::nodes::NIL;
+use crate::nodes::{NIL, Span};
 use crate::tiles::Tiles;
 
 /// The largest size that was ever asked for, and its class.
@@ -32,7 +32,7 @@ impl Tiles {
             class = self.beside_large(class, units);
         }
         let node = self.classes.head(class);
-        if self.nodes[node].offset & (align - 1) != 0 {
+        if self.nodes.span(node).offset & (align - 1) != 0 {
             return self.place_above(node, units, align, stamp);
         }
         self.carve(node, class, units, stamp)
@@ -64,7 +64,7 @@ impl Tiles {
         let node = self.classes.first_from(roomy).map(|c| self.classes.head(c));
         match node.and_then(|node| Some((node, self.front(node, units, align)?))) {
             Some((node, 0)) => {
-                let class = class_of(self.nodes[node].size);
+                let class = class_of(self.nodes.span(node).size);
                 self.carve(node, class, units, stamp)
             }
             Some((node, front)) => self.carve_above(node, front, units, stamp),
@@ -91,9 +91,9 @@ impl Tiles {
     /// Granules between the start of a free block and the first multiple of
     /// `align` in it, if `units` fit from there.
     fn front(&self, node: u32, units: u32, align: u32) -> Option<u32> {
-        let node = &self.nodes[node];
-        let front = node.offset.wrapping_neg() & (align - 1);
-        let fits = u64::from(front) + u64::from(units) <= u64::from(node.size);
+        let Span { offset, size } = self.nodes.span(node);
+        let front = offset.wrapping_neg() & (align - 1);
+        let fits = u64::from(front) + u64::from(units) <= u64::from(size);
         fits.then_some(front)
     }
 
@@ -108,7 +108,7 @@ impl Tiles {
     /// Granules of the largest free block.
     pub(crate) fn largest_free(&self) -> u32 {
         let largest = self.classes.last().and_then(|class| {
-            let sizes = self.list(class).map(|node| self.nodes[node].size);
+            let sizes = self.list(class).map(|node| self.nodes.span(node).size);
             sizes.max()
         });
         largest.unwrap_or(0)

@@ -1,7 +1,7 @@
 //! The blocks of a heap, live and free, as they tile it.
 
 use crate::classes::{Class, Classes, class_of};
-use crate::nodes::{NIL, Nodes};
+use crate::nodes::{Links, NIL, Nodes, Span};
 use crate::place::Large;
 
 /// Nodes that one [`Tiles::carve`] can need: the block, and what is left above
@@ -36,7 +36,7 @@ impl Tiles {
     pub(crate) fn carve(&mut self, node: u32, class: Class, units: u32, stamp: u64) -> (u32, u32) {
         let classes = &mut self.classes;
         let nodes = &mut self.nodes.hold();
-        let (offset, size) = (nodes[node].offset, nodes[node].size);
+        let Span { offset, size } = *nodes.span(node);
         let above = size - units;
         if above == 0 {
             classes.remove(nodes, class, node);
@@ -45,16 +45,15 @@ impl Tiles {
             return (node, offset);
         }
         let prev = nodes[node].prev;
-        nodes[node].offset = offset + units;
+        nodes.span(node).offset = offset + units;
         let block = nodes.take();
         nodes[node].prev = block;
         nodes[prev].next = block;
-        let record = &mut nodes[block];
-        record.offset = offset;
-        record.size = units;
-        record.prev = prev;
-        record.next = node;
-        record.set_stamp(stamp);
+        let size = units;
+        *nodes.span(block) = Span { offset, size };
+        nodes[block].prev = prev;
+        nodes[block].next = node;
+        nodes[block].set_stamp(stamp);
         classes.resize(nodes, class, node, above);
         (block, offset)
     }
@@ -69,8 +68,8 @@ impl Tiles {
     ) -> (u32, u32) {
         let classes = &mut self.classes;
         let nodes = &mut self.nodes.hold();
-        let size = nodes[node].size;
-        let start = nodes[node].offset + front;
+        let Span { offset, size } = *nodes.span(node);
+        let start = offset + front;
         let above = size - front - units;
         let mut next = nodes[node].next;
         let block = nodes.take();
@@ -78,35 +77,35 @@ impl Tiles {
         if above != 0 {
             let rest = nodes.take();
             nodes[next].prev = rest;
-            let record = &mut nodes[rest];
-            record.offset = start + units;
-            record.size = above;
-            record.prev = block;
-            record.next = next;
+            *nodes.span(rest) = Span {
+                offset: start + units,
+                size: above,
+            };
+            nodes[rest].prev = block;
+            nodes[rest].next = next;
             nodes.set_free(rest);
             classes.push(nodes, class_of(above), rest);
             next = rest;
         } else {
             nodes[next].prev = block;
         }
-        let record = &mut nodes[block];
-        record.offset = start;
-        record.size = units;
-        record.prev = node;
-        record.next = next;
-        record.set_stamp(stamp);
+        *nodes.span(block) = Span {
+            offset: start,
+            size: units,
+        };
+        nodes[block].prev = node;
+        nodes[block].next = next;
+        nodes[block].set_stamp(stamp);
         classes.resize(nodes, class_of(size), node, front);
         (block, start)
     }
 
-    /// Makes a live block free, merges it with free neighbours, and returns the
-    /// number of granules it had.
+    /// Makes a live block free and merges it with free neighbours.
     #[inline(always)]
-    pub(crate) fn release(&mut self, node: u32) -> u32 {
+    pub(crate) fn release(&mut self, node: u32, Span { offset, size }: Span) {
         let classes = &mut self.classes;
         let nodes = &mut self.nodes.hold();
-        let (prev, next) = (nodes[node].prev, nodes[node].next);
-        let size = nodes[node].size;
+        let Links { prev, next, .. } = nodes[node];
         match (nodes.is_free(prev), nodes.is_free(next)) {
             (false, false) => {
                 nodes.set_free(node);
@@ -116,20 +115,19 @@ impl Tiles {
                 nodes.give(node);
                 nodes[prev].next = next;
                 nodes[next].prev = prev;
-                let below = nodes[prev].size;
+                let below = nodes.span(prev).size;
                 classes.resize(nodes, class_of(below), prev, below + size);
             }
             (false, true) => {
-                let offset = nodes[node].offset;
                 nodes.give(node);
                 nodes[prev].next = next;
                 nodes[next].prev = prev;
-                nodes[next].offset = offset;
-                let above = nodes[next].size;
+                let above = nodes.span(next).size;
+                nodes.span(next).offset = offset;
                 classes.resize(nodes, class_of(above), next, size + above);
             }
             (true, true) => {
-                let (below, above) = (nodes[prev].size, nodes[next].size);
+                let (below, above) = (nodes.span(prev).size, nodes.span(next).size);
                 let after = nodes[next].next;
                 classes.remove(nodes, class_of(above), next);
                 nodes.clear_free(next);
@@ -140,7 +138,6 @@ impl Tiles {
                 classes.resize(nodes, class_of(below), prev, below + size + above);
             }
         }
-        size
     }
 
     /// Adds free granules at the end, which is at `offset`. A spare node must
@@ -150,12 +147,14 @@ impl Tiles {
         let nodes = &mut self.nodes.hold();
         let last = nodes[NIL].prev;
         if nodes.is_free(last) {
-            let size = nodes[last].size;
+            let size = nodes.span(last).size;
             classes.resize(nodes, class_of(size), last, size + units);
         } else {
             let node = nodes.take();
-            nodes[node].offset = offset;
-            nodes[node].size = units;
+            *nodes.span(node) = Span {
+                offset,
+                size: units,
+            };
             nodes[node].prev = last;
             nodes[node].next = NIL;
             nodes[last].next = node;
@@ -173,7 +172,8 @@ impl Tiles {
         if !nodes.is_free(last) {
             return None;
         }
-        let (offset, size, prev) = (nodes[last].offset, nodes[last].size, nodes[last].prev);
+        let Span { offset, size } = *nodes.span(last);
+        let prev = nodes[last].prev;
         self.classes.remove(nodes, class_of(size), last);
         nodes.clear_free(last);
         nodes.give(last);

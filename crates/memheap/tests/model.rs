@@ -180,9 +180,7 @@ impl Pair {
             Op::Free(index) if !self.blocks.is_empty() => {
                 let block = self.blocks.swap_remove(index.index(self.blocks.len()));
                 self.model.live.remove(&block.offset()).unwrap();
-                let parts = block.into_parts();
-                self.stale.push(Block::from_parts(parts).unwrap());
-                self.heap.free(Block::from_parts(parts).unwrap()).unwrap();
+                self.heap.free(block).unwrap();
             }
             Op::FreeAt(index) if !self.blocks.is_empty() => {
                 let block = self.blocks.swap_remove(index.index(self.blocks.len()));
