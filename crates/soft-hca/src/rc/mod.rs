@@ -25,6 +25,8 @@ pub enum Status {
     Success,
     /// The work request is malformed or not allowed on this queue pair.
     LocalOperation,
+    /// The message is longer than the queue pair allows.
+    LocalLength,
     /// A local address is not covered by its key.
     LocalProtection,
     /// The answer does not fit the request.

@@ -1,0 +1,233 @@
+//! What a device and its port say of themselves.
+
+use core::ffi::c_int;
+use core::mem::{offset_of, size_of};
+
+use mlx5gda_sys::ffi;
+use rustix::io::Errno;
+
+use super::errno::{minus_one, number, pointer};
+use super::handle::{self, Kind, Owned};
+use crate::device::{Device, GID_TABLE_SIZE, ROCE_V2_GID_INDEX, limits};
+
+/// `IBV_PORT_ACTIVE`'s physical counterpart: link up.
+const PHYS_LINK_UP: u8 = 5;
+/// `enum ibv_port_width`-like code for four lanes, and 25 Gb/s each: a round
+/// figure that says "fast".
+const WIDTH_4X: u8 = 2;
+const SPEED_EDR: u8 = 32;
+
+fn gid(device: &Device) -> ffi::ibv_gid {
+    ffi::ibv_gid {
+        raw: device.address().to_ipv6_mapped().octets(),
+    }
+}
+
+/// Attributes of a device.
+///
+/// # Safety
+/// `out` is writable.
+#[cfg_attr(feature = "export", unsafe(no_mangle))]
+pub(super) unsafe extern "C" fn ibv_query_device(
+    context: *mut ffi::ibv_context,
+    out: *mut ffi::ibv_device_attr,
+) -> c_int {
+    number(handle::context(context).and_then(|(device, _)| {
+        let objects = 1 << limits::LOG_OBJECTS;
+        let address = u64::from(device.address().to_bits());
+        let attr = ffi::ibv_device_attr {
+            node_guid: address.to_be(),
+            sys_image_guid: address.to_be(),
+            max_mr_size: u64::MAX,
+            page_size_cap: 0xffff_f000,
+            // Mellanox Technologies, ConnectX-7.
+            vendor_id: 0x02c9,
+            vendor_part_id: 4129,
+            max_qp: objects,
+            max_qp_wr: 1 << limits::LOG_QUEUE,
+            max_sge: 30,
+            max_cq: objects,
+            max_cqe: (1 << limits::LOG_CQ) - 1,
+            max_mr: objects,
+            max_pd: objects,
+            max_qp_rd_atom: 1 << limits::LOG_READS,
+            max_qp_init_rd_atom: 1 << limits::LOG_READS,
+            atomic_cap: ffi::IBV_ATOMIC_HCA,
+            phys_port_cnt: 1,
+            ..Default::default()
+        };
+        if out.is_null() {
+            return Err(Errno::INVAL);
+        }
+        // SAFETY: the caller's pointer, writable by contract.
+        unsafe { out.write(attr) };
+        Ok(())
+    }))
+}
+
+/// Attributes of a port; fills `struct ibv_port_attr` up to `flags`, as the
+/// exported function of libibverbs does.
+///
+/// # Safety
+/// `out` is writable.
+#[cfg_attr(feature = "export", unsafe(no_mangle))]
+pub(super) unsafe extern "C" fn ibv_query_port(
+    context: *mut ffi::ibv_context,
+    port: u8,
+    out: *mut ffi::_compat_ibv_port_attr,
+) -> c_int {
+    number(handle::context(context).and_then(|(device, _)| {
+        if port != 1 || out.is_null() {
+            return Err(Errno::INVAL);
+        }
+        let attr = ffi::ibv_port_attr {
+            state: ffi::IBV_PORT_ACTIVE,
+            max_mtu: ffi::IBV_MTU_4096,
+            active_mtu: device.lock().mtu.code(),
+            gid_tbl_len: GID_TABLE_SIZE as c_int,
+            max_msg_sz: 1 << limits::LOG_MESSAGE,
+            pkey_tbl_len: 1,
+            max_vl_num: 1,
+            active_width: WIDTH_4X,
+            active_speed: SPEED_EDR,
+            phys_state: PHYS_LINK_UP,
+            link_layer: ffi::IBV_LINK_LAYER_ETHERNET as u8,
+            flags: ffi::IB_UVERBS_QPF_GRH_REQUIRED as u8,
+            ..Default::default()
+        };
+        let bytes = offset_of!(ffi::ibv_port_attr, flags) + 1;
+        // SAFETY: `out` is writable by contract, for the fields up to `flags`.
+        unsafe {
+            core::ptr::copy_nonoverlapping((&raw const attr).cast::<u8>(), out.cast(), bytes);
+        }
+        Ok(())
+    }))
+}
+
+/// One GID.
+///
+/// # Safety
+/// `out` is writable.
+#[cfg_attr(feature = "export", unsafe(no_mangle))]
+pub(super) unsafe extern "C" fn ibv_query_gid(
+    context: *mut ffi::ibv_context,
+    port: u8,
+    index: c_int,
+    out: *mut ffi::ibv_gid,
+) -> c_int {
+    minus_one(handle::context(context).and_then(|(device, _)| {
+        if port != 1 || !(0..GID_TABLE_SIZE as c_int).contains(&index) || out.is_null() {
+            return Err(Errno::INVAL);
+        }
+        // SAFETY: the caller's pointer, writable by contract.
+        unsafe { out.write(gid(&device)) };
+        Ok(())
+    }))
+}
+
+/// One GID with its type.
+///
+/// # Safety
+/// `out` is writable, `size` bytes of it.
+#[cfg_attr(feature = "export", unsafe(no_mangle))]
+pub(super) unsafe extern "C" fn _ibv_query_gid_ex(
+    context: *mut ffi::ibv_context,
+    port: u32,
+    index: u32,
+    out: *mut ffi::ibv_gid_entry,
+    flags: u32,
+    size: usize,
+) -> c_int {
+    number(handle::context(context).and_then(|(device, _)| {
+        if flags != 0 || port != 1 || out.is_null() || size < size_of::<ffi::ibv_gid_entry>() {
+            return Err(Errno::INVAL);
+        }
+        if index >= GID_TABLE_SIZE {
+            // No more entries, as the kernel says it.
+            return Err(Errno::NODATA);
+        }
+        let gid_type = if index == ROCE_V2_GID_INDEX {
+            ffi::IBV_GID_TYPE_ROCE_V2
+        } else {
+            ffi::IBV_GID_TYPE_ROCE_V1
+        };
+        let entry = ffi::ibv_gid_entry {
+            gid: gid(&device),
+            gid_index: index,
+            port_num: port,
+            gid_type,
+            // The loopback interface.
+            ndev_ifindex: 1,
+        };
+        // SAFETY: the caller's pointer, writable by contract.
+        unsafe { out.write(entry) };
+        Ok(())
+    }))
+}
+
+/// Resolves a path to a peer. There is nothing to resolve; the address is
+/// checked.
+///
+/// # Safety
+/// `attr` is null or readable.
+#[cfg_attr(feature = "export", unsafe(no_mangle))]
+pub(super) unsafe extern "C" fn ibv_create_ah(
+    pd: *mut ffi::ibv_pd,
+    attr: *mut ffi::ibv_ah_attr,
+) -> *mut ffi::ibv_ah {
+    let found = handle::look(pd, |kind| match kind {
+        Kind::Pd(value, _) => Some(value.as_ptr()),
+        _ => None,
+    });
+    pointer(found.and_then(|(device, context, pd)| {
+        if attr.is_null() {
+            return Err(Errno::INVAL);
+        }
+        // SAFETY: the caller's pointer, readable by contract.
+        let attr = unsafe { *attr };
+        if attr.is_global == 0
+            || attr.port_num != 1
+            || u32::from(attr.grh.sgid_index) >= GID_TABLE_SIZE
+        {
+            return Err(Errno::INVAL);
+        }
+        let value = Owned::new(ffi::ibv_ah {
+            // SAFETY: the domain is alive, it was just looked up.
+            context: unsafe { (*pd).context },
+            pd,
+            handle: 0,
+        });
+        let pointer = value.as_ptr();
+        handle::insert(&device, context, Kind::Ah(value));
+        Ok(pointer)
+    }))
+}
+
+/// Frees a path.
+///
+/// # Safety
+/// Nobody uses the path any more.
+#[cfg_attr(feature = "export", unsafe(no_mangle))]
+pub(super) unsafe extern "C" fn ibv_destroy_ah(ah: *mut ffi::ibv_ah) -> c_int {
+    let found = handle::look(ah, |kind| matches!(kind, Kind::Ah(_)).then_some(()));
+    number(found.map(|_| handle::remove(ah)))
+}
+
+/// There are no asynchronous events: never blocks, always `EAGAIN`.
+///
+/// # Safety
+/// None beyond C's.
+#[cfg_attr(feature = "export", unsafe(no_mangle))]
+pub(super) unsafe extern "C" fn ibv_get_async_event(
+    context: *mut ffi::ibv_context,
+    _event: *mut ffi::ibv_async_event,
+) -> c_int {
+    minus_one(handle::context(context).and(Err(Errno::AGAIN)))
+}
+
+/// There are no asynchronous events to acknowledge.
+///
+/// # Safety
+/// None beyond C's.
+#[cfg_attr(feature = "export", unsafe(no_mangle))]
+pub(super) unsafe extern "C" fn ibv_ack_async_event(_event: *mut ffi::ibv_async_event) {}

@@ -1,0 +1,125 @@
+//! Why a command is refused: status and syndrome.
+
+use std::fmt;
+
+use mlx5gda_sys::prm::CmdStatus;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $status:ident, $text:literal;)*) => {
+        /// Why a command was refused. Its syndrome in the output mailbox is
+        /// private to this device, as firmware's are.
+        #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Reason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The status that goes with it.
+            pub const fn status(self) -> CmdStatus {
+                match self {
+                    $(Self::$name => CmdStatus::$status,)*
+                }
+            }
+
+            /// The syndrome that goes with it.
+            pub const fn syndrome(self) -> u32 {
+                match self {
+                    $(Self::$name => $code,)*
+                }
+            }
+        }
+
+        impl fmt::Display for Reason {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self {
+                    $(Self::$name => $text,)*
+                })
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Opcode that this device does not know.
+    UnknownCommand = 0x5f_0001, BadOp, "unknown command";
+    /// The input mailbox is too short for the command.
+    InputLength = 0x5f_0002, BadInpLen, "input mailbox too short";
+    /// The output mailbox is too short for the answer.
+    OutputLength = 0x5f_0003, BadOutpLen, "output mailbox too short";
+    /// The operation modifier is not known.
+    OpMod = 0x5f_0004, BadParam, "unknown operation modifier";
+    /// Failed on purpose.
+    Injected = 0x5f_0005, InternalErr, "failed on purpose";
+    /// No number is left for a new object.
+    Exhausted = 0x5f_0006, NoResErr, "no object left";
+    /// No such protection domain.
+    NoPd = 0x5f_0010, BadRes, "no such protection domain";
+    /// No such doorbell page.
+    NoUar = 0x5f_0011, BadRes, "no such UAR page";
+    /// No such user memory.
+    NoUmem = 0x5f_0012, BadRes, "no such umem";
+    /// No such completion queue.
+    NoCq = 0x5f_0013, BadRes, "no such completion queue";
+    /// No such queue pair.
+    NoQp = 0x5f_0014, BadRes, "no such queue pair";
+    /// No such event queue.
+    NoEq = 0x5f_0015, BadRes, "no such event queue";
+    /// The object is in use by another.
+    Busy = 0x5f_0016, ResBusy, "object in use";
+    /// Queues and doorbell records have to be in user memory.
+    UmemRequired = 0x5f_0020, BadParam, "queue or doorbell record not in a umem";
+    /// A queue or doorbell record reaches beyond its user memory.
+    UmemRange = 0x5f_0021, BadParam, "queue or doorbell record reaches beyond its umem";
+    /// A queue or doorbell record is not aligned.
+    Alignment = 0x5f_0022, BadParam, "queue or doorbell record not aligned";
+    /// The user memory must not be written by the device.
+    ReadOnly = 0x5f_0023, BadParam, "umem not writable by the device";
+    /// A queue is deeper than the capability allows.
+    QueueDepth = 0x5f_0024, LimErr, "queue deeper than the limit";
+    /// Only 64-byte completions.
+    CqeSize = 0x5f_0025, BadParam, "completion entries must be of 64 bytes";
+    /// Only reliable connections.
+    Service = 0x5f_0026, BadParam, "service type must be RC";
+    /// Receive queue type.
+    RqType = 0x5f_0027, BadParam, "receive queue must be regular or absent";
+    /// The state of the queue pair does not allow the command.
+    State = 0x5f_0030, BadQpState, "queue pair in the wrong state";
+    /// The path migration state must be *migrated*.
+    PathMigration = 0x5f_0031, BadParam, "path migration state must be migrated";
+    /// No such port.
+    Port = 0x5f_0032, IxErr, "no such port";
+    /// The path MTU is unknown or above the port's.
+    PathMtu = 0x5f_0033, BadParam, "path MTU unknown or above the port's";
+    /// The source GID index is out of range, or not RoCE v2.
+    SourceGid = 0x5f_0034, IxErr, "source GID index out of range or not RoCE v2";
+    /// The remote address is no IPv4-mapped address.
+    RemoteGid = 0x5f_0035, BadParam, "remote address not an IPv4-mapped GID";
+    /// The largest message is above the limit.
+    MessageSize = 0x5f_0036, BadParam, "maximum message size above the limit";
+    /// More reads and atomics in flight than the limit.
+    ReadDepth = 0x5f_0037, BadParam, "more outstanding reads than the limit";
+    /// Forced loopback is not done.
+    Loopback = 0x5f_0038, BadParam, "forced loopback not supported";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn syndromes_are_distinct_and_no_reason_is_a_success() {
+        let codes: BTreeSet<u32> = Reason::ALL.iter().map(|reason| reason.syndrome()).collect();
+        assert_eq!(codes.len(), Reason::ALL.len());
+        assert!(
+            Reason::ALL
+                .iter()
+                .all(|reason| reason.status() != CmdStatus::Ok)
+        );
+    }
+}

@@ -1,0 +1,201 @@
+//! The state transitions that carry a context.
+//!
+//! | command | from | to | required fields |
+//! | --- | --- | --- | --- |
+//! | RST2INIT | Reset | Init | port, path migration state, access rights |
+//! | INIT2INIT | Init | Init | none |
+//! | INIT2RTR | Init | RTR | MTU, remote QPN and GID, first PSN expected, ... |
+//! | RTR2RTS | RTR | RTS | first PSN, retries, ... |
+//! | RTS2RTS | RTS | RTS | none |
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use mlx5gda_sys::prm::{
+    Ads, CmdOpcode, Init2InitQpIn, Init2InitQpOut, Init2RtrQpIn, Init2RtrQpOut, Mtu, PmState,
+    QpState, Qpc, Rst2InitQpIn, Rst2InitQpOut, Rtr2RtsQpIn, Rtr2RtsQpOut, Rts2RtsQpIn,
+    Rts2RtsQpOut, opt_param,
+};
+
+use super::{CmdResult, Reason, input, output};
+use crate::device::{Path, Qp, ROCE_V2_GID_INDEX, State, limits};
+use crate::psn::Psn;
+use crate::rc::{Requester, RequesterConfig, Responder, ResponderConfig};
+
+/// The GID entry of a path, checked.
+fn remote_address(ads: &Ads) -> CmdResult<Ipv4Addr> {
+    if u32::from(ads.src_addr_index()) != ROCE_V2_GID_INDEX {
+        return Err(Reason::SourceGid);
+    }
+    if ads.fl() {
+        return Err(Reason::Loopback);
+    }
+    Ipv6Addr::from(ads.rgid_rip())
+        .to_ipv4_mapped()
+        .ok_or(Reason::RemoteGid)
+}
+
+fn from(qp: &Qp, state: QpState) -> CmdResult {
+    if qp.state == state {
+        Ok(())
+    } else {
+        Err(Reason::State)
+    }
+}
+
+/// Takes the optional fields that `mask` names.
+fn optional(qp: &mut Qp, qpc: &Qpc, mask: u32) {
+    if mask & opt_param::RWE != 0 {
+        qp.qpc.set_rwe(qpc.rwe());
+    }
+    if mask & opt_param::RRE != 0 {
+        qp.qpc.set_rre(qpc.rre());
+    }
+    if mask & opt_param::RAE != 0 {
+        qp.qpc.set_rae(qpc.rae());
+        take(qp.qpc.set_atomic_mode(qpc.atomic_mode()));
+    }
+    if mask & opt_param::RNR_TIMEOUT != 0 {
+        take(qp.qpc.set_min_rnr_nak(qpc.min_rnr_nak()));
+    }
+}
+
+/// A field copied between equal layouts always fits.
+fn take<E: std::fmt::Debug>(result: Result<(), E>) {
+    debug_assert!(result.is_ok(), "{result:?}");
+}
+
+impl State {
+    pub(super) fn transition(
+        &mut self,
+        opcode: CmdOpcode,
+        bytes: &[u8],
+        out: &mut [u8],
+    ) -> CmdResult {
+        match opcode {
+            CmdOpcode::Rst2InitQp => {
+                let command: &Rst2InitQpIn = input(bytes)?;
+                output::<Rst2InitQpOut>(out)?;
+                self.rst2init(command.qpn(), &command.qpc)
+            }
+            CmdOpcode::Init2InitQp => {
+                let command: &Init2InitQpIn = input(bytes)?;
+                output::<Init2InitQpOut>(out)?;
+                let qp = self.qps.get_mut(&command.qpn()).ok_or(Reason::NoQp)?;
+                from(qp, QpState::Init)?;
+                optional(qp, &command.qpc, command.opt_param_mask());
+                Ok(())
+            }
+            CmdOpcode::Init2RtrQp => {
+                let command: &Init2RtrQpIn = input(bytes)?;
+                output::<Init2RtrQpOut>(out)?;
+                self.init2rtr(command.qpn(), &command.qpc, command.opt_param_mask())
+            }
+            CmdOpcode::Rtr2RtsQp => {
+                let command: &Rtr2RtsQpIn = input(bytes)?;
+                output::<Rtr2RtsQpOut>(out)?;
+                self.rtr2rts(command.qpn(), &command.qpc, command.opt_param_mask())
+            }
+            CmdOpcode::Rts2RtsQp => {
+                let command: &Rts2RtsQpIn = input(bytes)?;
+                output::<Rts2RtsQpOut>(out)?;
+                let qp = self.qps.get_mut(&command.qpn()).ok_or(Reason::NoQp)?;
+                from(qp, QpState::Rts)?;
+                optional(qp, &command.qpc, command.opt_param_mask());
+                Ok(())
+            }
+            _ => Err(Reason::UnknownCommand),
+        }
+    }
+
+    fn rst2init(&mut self, qpn: u32, qpc: &Qpc) -> CmdResult {
+        let qp = self.qps.get_mut(&qpn).ok_or(Reason::NoQp)?;
+        from(qp, QpState::Rst)?;
+        if qpc.pm_state() != PmState::Migrated.code() {
+            return Err(Reason::PathMigration);
+        }
+        if qpc.primary_address_path.vhca_port_num() != 1 {
+            return Err(Reason::Port);
+        }
+        take(qp.qpc.set_pm_state(qpc.pm_state()));
+        qp.qpc.primary_address_path.set_vhca_port_num(1);
+        optional(qp, qpc, opt_param::RWE | opt_param::RRE | opt_param::RAE);
+        qp.state = QpState::Init;
+        Ok(())
+    }
+
+    fn init2rtr(&mut self, qpn: u32, qpc: &Qpc, mask: u32) -> CmdResult {
+        let port_mtu = self.mtu;
+        let qp = self.qps.get_mut(&qpn).ok_or(Reason::NoQp)?;
+        from(qp, QpState::Init)?;
+        let mtu = Mtu::try_from(qpc.mtu())
+            .ok()
+            .filter(|mtu| *mtu <= port_mtu)
+            .ok_or(Reason::PathMtu)?;
+        let ads = &qpc.primary_address_path;
+        let remote = remote_address(ads)?;
+        if ads.vhca_port_num() > 1 {
+            return Err(Reason::Port);
+        }
+        if qpc.log_msg_max() > limits::LOG_MESSAGE {
+            return Err(Reason::MessageSize);
+        }
+        if qpc.log_rra_max() > limits::LOG_READS {
+            return Err(Reason::ReadDepth);
+        }
+        optional(qp, qpc, mask);
+        take(qp.qpc.set_mtu(qpc.mtu()));
+        take(qp.qpc.set_log_msg_max(qpc.log_msg_max()));
+        take(qp.qpc.set_remote_qpn(qpc.remote_qpn()));
+        take(qp.qpc.set_log_rra_max(qpc.log_rra_max()));
+        take(qp.qpc.set_min_rnr_nak(qpc.min_rnr_nak()));
+        take(qp.qpc.set_next_rcv_psn(qpc.next_rcv_psn()));
+        qp.qpc.primary_address_path.clone_from(ads);
+        qp.qpc.primary_address_path.set_vhca_port_num(1);
+        qp.path = Some(Path {
+            remote,
+            src_port: ads.udp_sport(),
+            traffic_class: (ads.dscp() as u8) << 2 | ads.tclass(),
+        });
+        qp.responder = Some(Responder::new(ResponderConfig {
+            dest_qpn: qpc.remote_qpn(),
+            mtu: mtu.bytes(),
+            start_psn: Psn::new(qpc.next_rcv_psn()),
+            min_rnr_nak: qpc.min_rnr_nak() as u8,
+        }));
+        qp.state = QpState::Rtr;
+        Ok(())
+    }
+
+    fn rtr2rts(&mut self, qpn: u32, qpc: &Qpc, mask: u32) -> CmdResult {
+        let qp = self.qps.get_mut(&qpn).ok_or(Reason::NoQp)?;
+        from(qp, QpState::Rtr)?;
+        if qpc.log_sra_max() > limits::LOG_READS {
+            return Err(Reason::ReadDepth);
+        }
+        let mtu = Mtu::try_from(qp.qpc.mtu()).map_err(|_| Reason::PathMtu)?;
+        optional(qp, qpc, mask);
+        let timeout = qpc.primary_address_path.ack_timeout();
+        take(qp.qpc.set_log_ack_req_freq(qpc.log_ack_req_freq()));
+        take(qp.qpc.set_log_sra_max(qpc.log_sra_max()));
+        take(qp.qpc.set_next_send_psn(qpc.next_send_psn()));
+        take(qp.qpc.set_retry_count(qpc.retry_count()));
+        take(qp.qpc.set_rnr_retry(qpc.rnr_retry()));
+        take(qp.qpc.primary_address_path.set_ack_timeout(timeout));
+        let window = (limits::WINDOW_BYTES / mtu.bytes()).min(limits::WINDOW_PACKETS);
+        qp.requester = Some(Requester::new(RequesterConfig {
+            dest_qpn: qp.qpc.remote_qpn(),
+            mtu: mtu.bytes(),
+            start_psn: Psn::new(qpc.next_send_psn()),
+            // 4.096 us * 2^n.
+            ack_timeout: (timeout != 0).then(|| Duration::from_nanos(4096 << timeout)),
+            retry_count: qpc.retry_count() as u8,
+            rnr_retry: qpc.rnr_retry() as u8,
+            max_reads: 1 << qpc.log_sra_max(),
+            window,
+        }));
+        qp.state = QpState::Rts;
+        self.make_hot(qpn);
+        Ok(())
+    }
+}

@@ -1,0 +1,43 @@
+//! A device: its objects, and who has it open.
+
+mod cq;
+mod faults;
+mod objects;
+mod open;
+mod qp;
+mod state;
+
+pub(crate) use cq::Cq;
+pub(crate) use faults::FaultState;
+pub(crate) use objects::{ContextId, Mr, ObjectId, Pd, Span, Uar, Umem};
+pub(crate) use open::Device;
+pub(crate) use qp::{Path, Qp, QpBuffers, Source};
+pub(crate) use state::State;
+
+/// Entries of the GID table: RoCE v1 and RoCE v2 of the one address, in that
+/// order, as a ConnectX has them.
+pub(crate) const GID_TABLE_SIZE: u32 = 2;
+/// Index of the RoCE v2 entry.
+pub(crate) const ROCE_V2_GID_INDEX: u32 = 1;
+
+/// What the device can do, at most.
+pub(crate) mod limits {
+    /// Objects of each kind, as a power of two.
+    pub(crate) const LOG_OBJECTS: u32 = 17;
+    /// Entries of a send or receive queue, as a power of two.
+    pub(crate) const LOG_QUEUE: u32 = 15;
+    /// Entries of a completion queue, as a power of two.
+    pub(crate) const LOG_CQ: u32 = 22;
+    /// Reads and atomics in flight, as a power of two.
+    pub(crate) const LOG_READS: u32 = 4;
+    /// Bytes of a message, as a power of two.
+    pub(crate) const LOG_MESSAGE: u32 = 30;
+    /// Bytes of a work queue entry.
+    pub(crate) const WQE_BYTES: usize = 1024;
+    /// Number of the event queue.
+    pub(crate) const EQN: u32 = 11;
+    /// Packets that one queue pair has in flight.
+    pub(crate) const WINDOW_PACKETS: u32 = 128;
+    /// Bytes that one queue pair has in flight.
+    pub(crate) const WINDOW_BYTES: u32 = 256 << 10;
+}

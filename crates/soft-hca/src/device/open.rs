@@ -1,0 +1,184 @@
+//! A device and its engine's life.
+
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::{ContextId, FaultState, State};
+use crate::config::Config;
+use crate::engine;
+use crate::error::Error;
+use crate::net;
+use crate::wire::UDP_PORT;
+
+/// Source of context numbers.
+static CONTEXTS: AtomicU64 = AtomicU64::new(1);
+
+/// The address was given: whoever gives it again has the device.
+const FIXED: u8 = 0;
+/// The address was picked for somebody who has not opened and closed it yet.
+const RESERVED: u8 = 1;
+/// The address was picked and the device is nobody's.
+const FREE: u8 = 2;
+
+/// A device with one port.
+#[derive(Debug)]
+pub(crate) struct Device {
+    name: String,
+    address: Ipv4Addr,
+    state: Mutex<State>,
+    /// Threads that want the lock; the engine lets them pass.
+    waiting: AtomicU32,
+    /// Bound as long as the device exists: the address is its identity.
+    socket: Arc<UdpSocket>,
+    running: Mutex<Running>,
+    /// [`FIXED`], [`RESERVED`] or [`FREE`].
+    owner: AtomicU8,
+}
+
+/// Who has the device open, and the thread that serves them.
+#[derive(Debug, Default)]
+struct Running {
+    contexts: Vec<ContextId>,
+    engine: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
+}
+
+impl Device {
+    /// A device on `address`, which it occupies.
+    ///
+    /// # Errors
+    /// [`Error::Bind`] if the address is taken or not of this host.
+    pub(crate) fn new(name: String, address: Ipv4Addr, config: &Config) -> Result<Self, Error> {
+        let socket = net::bind(SocketAddrV4::new(address, UDP_PORT))
+            .map_err(|source| Error::Bind { address, source })?;
+        Ok(Self {
+            state: Mutex::new(State::new(name.clone(), address, config)),
+            name,
+            address,
+            waiting: AtomicU32::new(0),
+            socket: Arc::new(socket),
+            running: Mutex::new(Running::default()),
+            owner: AtomicU8::new(FIXED),
+        })
+    }
+
+    /// Applies MTU and faults.
+    ///
+    /// # Errors
+    /// [`Error::Open`] if the device is open with another MTU.
+    pub(crate) fn configure(&self, config: &Config) -> Result<(), Error> {
+        let open = self.is_open();
+        let mut state = self.lock();
+        if open && state.mtu != config.mtu {
+            return Err(Error::Open {
+                address: self.address,
+                mtu: state.mtu.bytes(),
+            });
+        }
+        state.mtu = config.mtu;
+        state.faults = FaultState::new(config.faults);
+        Ok(())
+    }
+
+    /// Keeps the device for whoever asked for it, until it is closed.
+    pub(crate) fn reserve(&self) {
+        self.owner.store(RESERVED, Ordering::Relaxed);
+    }
+
+    /// Reserves the device if it was reserved before and is free again.
+    pub(crate) fn take_free(&self) -> bool {
+        self.owner
+            .compare_exchange(FREE, RESERVED, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) const fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    pub(crate) fn socket(&self) -> &UdpSocket {
+        &self.socket
+    }
+
+    /// The device's state, for a command.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        guard
+    }
+
+    /// The device's state, for the engine: after those who wait for it, since
+    /// the lock is not fair and the engine takes it again at once.
+    pub(crate) fn lock_last(&self) -> MutexGuard<'_, State> {
+        const PATIENCE: u32 = 100;
+        for _ in 0..PATIENCE {
+            if self.waiting.load(Ordering::Relaxed) == 0 {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether anybody has it open.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.running().contexts.is_empty()
+    }
+
+    /// Opens the device; the first to do so starts the engine.
+    ///
+    /// # Errors
+    /// [`Error::Thread`] if no thread can be started.
+    pub(crate) fn open(self: &Arc<Self>) -> Result<ContextId, Error> {
+        let mut running = self.running();
+        if running.engine.is_none() {
+            let stop = Arc::new(AtomicBool::new(false));
+            let (device, flag) = (Arc::clone(self), Arc::clone(&stop));
+            let thread = std::thread::Builder::new()
+                .name(self.name.clone())
+                .spawn(move || engine::run(&device, &flag))
+                .map_err(|source| Error::Thread {
+                    device: self.name.clone(),
+                    source,
+                })?;
+            running.engine = Some((stop, thread));
+        }
+        let context = ContextId(CONTEXTS.fetch_add(1, Ordering::Relaxed));
+        running.contexts.push(context);
+        Ok(context)
+    }
+
+    /// Closes the device and frees what the context has left; the last to do
+    /// so ends the engine.
+    pub(crate) fn close(&self, context: ContextId) {
+        let mut running = self.running();
+        running.contexts.retain(|open| *open != context);
+        self.lock().free_context(context);
+        if running.contexts.is_empty()
+            && let Some((stop, thread)) = running.engine.take()
+        {
+            stop.store(true, Ordering::Release);
+            // The engine looks at the flag at least every
+            // `engine::LONGEST_NAP`, so this ends.
+            debug_assert!(engine::LONGEST_NAP < Duration::from_secs(1));
+            if thread.join().is_err() {
+                tracing::error!(device = %self.name, "engine panicked");
+            }
+            // A device with a fixed address stays fixed.
+            let _ =
+                self.owner
+                    .compare_exchange(RESERVED, FREE, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Everything a device knows, behind one lock.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::net::Ipv4Addr;
+
+use mlx5gda_sys::prm::{CmdOpcode, Mtu};
+
+use super::{ContextId, Cq, FaultState, Mr, Pd, Qp, Uar, Umem};
+use crate::cmd::{CmdResult, Reason};
+use crate::config::Config;
+use crate::stats::{Live, Stats};
+
+/// Numbers of objects have 24 bits, and 0 is none.
+const NUMBER_MASK: u32 = 0x00ff_ffff;
+
+/// The objects of a device.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) name: String,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) mtu: Mtu,
+    pub(crate) pds: HashMap<u32, Pd>,
+    /// By key, local and remote alike.
+    pub(crate) mrs: HashMap<u32, Mr>,
+    pub(crate) umems: HashMap<u32, Umem>,
+    pub(crate) uars: HashMap<u32, Uar>,
+    pub(crate) cqs: HashMap<u32, Cq>,
+    pub(crate) qps: BTreeMap<u32, Qp>,
+    /// Queue pairs with work to do.
+    pub(crate) hot: Vec<u32>,
+    pub(crate) faults: FaultState,
+    pub(crate) stats: Stats,
+    last_number: u32,
+    random: RandomState,
+}
+
+impl State {
+    pub(crate) fn new(name: String, address: Ipv4Addr, config: &Config) -> Self {
+        let random = RandomState::new();
+        // Numbers start anywhere, so that those of a process that ended are
+        // not found again in the one that takes its place.
+        let last_number = random.hash_one(0) as u32 & NUMBER_MASK;
+        Self {
+            name,
+            address,
+            mtu: config.mtu,
+            pds: HashMap::new(),
+            mrs: HashMap::new(),
+            umems: HashMap::new(),
+            uars: HashMap::new(),
+            cqs: HashMap::new(),
+            qps: BTreeMap::new(),
+            hot: Vec::new(),
+            faults: FaultState::new(config.faults),
+            stats: Stats::default(),
+            last_number,
+            random,
+        }
+    }
+
+    /// A number that is `free`, none that was used lately.
+    pub(crate) fn new_number(&mut self, free: impl Fn(&Self, u32) -> bool) -> CmdResult<u32> {
+        for _ in 0..=NUMBER_MASK {
+            self.last_number = self.last_number.wrapping_add(1) & NUMBER_MASK;
+            // Numbers 0 and 1 are special queue pairs.
+            if self.last_number > 1 && free(self, self.last_number) {
+                return Ok(self.last_number);
+            }
+        }
+        Err(Reason::Exhausted)
+    }
+
+    /// A memory key: a new index and an unpredictable low byte.
+    pub(crate) fn new_key(&mut self) -> CmdResult<u32> {
+        let index = self.new_number(|state, n| !state.mrs.keys().any(|key| key >> 8 == n))?;
+        Ok(index << 8 | self.random.hash_one(index) as u32 & 0xff)
+    }
+
+    /// Counts a command that has no mailbox here, because the library call
+    /// that stands for it is served directly.
+    pub(crate) fn begin(&mut self, opcode: CmdOpcode) -> CmdResult {
+        *self.stats.commands.entry(opcode).or_default() += 1;
+        if self.faults.command_fails() {
+            self.stats.refused += 1;
+            return Err(Reason::Injected);
+        }
+        Ok(())
+    }
+
+    /// Puts a queue pair on the engine's list.
+    pub(crate) fn make_hot(&mut self, qpn: u32) {
+        if let Some(qp) = self.qps.get_mut(&qpn)
+            && !qp.hot
+        {
+            qp.hot = true;
+            self.hot.push(qpn);
+        }
+    }
+
+    /// Objects alive.
+    pub(crate) fn live(&self) -> Live {
+        Live {
+            pds: self.pds.len(),
+            mrs: self.mrs.len(),
+            umems: self.umems.len(),
+            uars: self.uars.len(),
+            cqs: self.cqs.len(),
+            qps: self.qps.len(),
+        }
+    }
+
+    /// Frees all that a context has left.
+    pub(crate) fn free_context(&mut self, context: ContextId) {
+        let before = self.live();
+        let gone: Vec<u32> = self
+            .qps
+            .iter()
+            .filter(|(_, qp)| qp.owner == context)
+            .map(|(&qpn, _)| qpn)
+            .collect();
+        for qpn in gone {
+            let result = self.destroy_qp(qpn);
+            debug_assert!(result.is_ok(), "{result:?}");
+        }
+        self.cqs.retain(|_, cq| cq.owner != context);
+        self.uars.retain(|_, uar| uar.owner != context);
+        self.umems.retain(|_, umem| umem.owner != context);
+        self.mrs.retain(|_, mr| mr.owner != context);
+        self.pds.retain(|_, pd| pd.owner != context);
+        let total = |live: Live| live.pds + live.mrs + live.umems + live.uars + live.cqs + live.qps;
+        let leaked = total(before) - total(self.live());
+        if leaked > 0 {
+            tracing::debug!(device = %self.name, leaked, "context closed with objects alive");
+        }
+        self.stats.leaked += leaked as u64;
+    }
+}

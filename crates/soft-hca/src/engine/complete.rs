@@ -1,0 +1,103 @@
+//! Completions: from the requester into the completion queue.
+
+use std::collections::HashMap;
+
+use mlx5gda_sys::be::Be32;
+use mlx5gda_sys::cqe::{Cqe64, CqeOpcode, CqeOrigin, Syndrome};
+use mlx5gda_sys::prm::QpState;
+use mlx5gda_sys::wqe::Opcode;
+
+use crate::device::{Cq, Qp, State};
+use crate::rc::{Completion, Op, Status};
+use crate::stats::Stats;
+
+impl State {
+    /// Writes the completions that are ready; whether there were any.
+    pub(super) fn complete(&mut self, qpn: u32) -> bool {
+        let Self {
+            qps, cqs, stats, ..
+        } = self;
+        let Some(qp) = qps.get_mut(&qpn) else {
+            return false;
+        };
+        let mut any = false;
+        while let Some(completion) = qp
+            .requester
+            .as_mut()
+            .and_then(|requester| requester.poll_completion())
+        {
+            any = true;
+            write(qp, &completion, cqs, stats);
+        }
+        if qp.state == QpState::Rts && qp.requester.as_ref().is_some_and(|r| r.failed()) {
+            qp.enter_error();
+        }
+        any
+    }
+}
+
+/// Writes one completion.
+pub(super) fn write(
+    qp: &Qp,
+    completion: &Completion,
+    cqs: &mut HashMap<u32, Cq>,
+    stats: &mut Stats,
+) {
+    let Some(cq) = cqs.get_mut(&qp.qpc.cqn_snd()) else {
+        return;
+    };
+    let written = cq.push(|owner| {
+        let origin = CqeOrigin {
+            qpn: qp.number,
+            wqe_counter: completion.index,
+            owner,
+        };
+        let opcode = opcode(completion.op) as u8;
+        let mut cqe = match syndrome(completion.status) {
+            None => Cqe64::requester(origin, opcode, completion.len),
+            Some(syndrome) => Cqe64::error(origin, CqeOpcode::ReqErr, opcode, syndrome, 0),
+        };
+        cqe.srqn_uidx = Be32::new(qp.qpc.user_index());
+        cqe
+    });
+    if written {
+        stats.completions += 1;
+    } else {
+        stats.cq_overruns += 1;
+    }
+}
+
+/// The WQE opcode of an operation.
+const fn opcode(op: Op) -> Opcode {
+    match op {
+        Op::Nop => Opcode::Nop,
+        Op::Send { immediate: None } => Opcode::Send,
+        Op::Send { immediate: Some(_) } => Opcode::SendImm,
+        Op::Write {
+            immediate: None, ..
+        } => Opcode::RdmaWrite,
+        Op::Write {
+            immediate: Some(_), ..
+        } => Opcode::RdmaWriteImm,
+        Op::Read { .. } => Opcode::RdmaRead,
+        Op::FetchAdd { .. } => Opcode::AtomicFa,
+        Op::CompareSwap { .. } => Opcode::AtomicCs,
+    }
+}
+
+/// The syndrome of an error completion; `None` for success.
+const fn syndrome(status: Status) -> Option<Syndrome> {
+    Some(match status {
+        Status::Success => return None,
+        Status::LocalLength => Syndrome::LocalLength,
+        Status::LocalOperation => Syndrome::LocalQpOperation,
+        Status::LocalProtection => Syndrome::LocalProtection,
+        Status::BadResponse => Syndrome::BadResponse,
+        Status::RemoteInvalidRequest => Syndrome::RemoteInvalidRequest,
+        Status::RemoteAccess => Syndrome::RemoteAccess,
+        Status::RemoteOperation => Syndrome::RemoteOperation,
+        Status::RetryExceeded => Syndrome::TransportRetryExceeded,
+        Status::RnrRetryExceeded => Syndrome::RnrRetryExceeded,
+        Status::Flushed => Syndrome::WrFlush,
+    })
+}

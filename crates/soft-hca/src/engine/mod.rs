@@ -1,0 +1,139 @@
+//! The thread that makes a device go: doorbells, work queues, packets,
+//! completions.
+
+mod complete;
+mod fetch;
+mod memory;
+mod receive;
+mod transmit;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::device::{Device, State};
+use crate::net::Senders;
+
+/// Sleeps end at least this often: a bound on how late a doorbell is noticed
+/// and on how long closing takes.
+pub(crate) const LONGEST_NAP: Duration = Duration::from_millis(1);
+/// First sleep after a busy time.
+const SHORTEST_NAP: Duration = Duration::from_micros(50);
+/// How long the engine looks for more work before it sleeps.
+const SPIN: Duration = Duration::from_micros(100);
+/// Doorbell records are read at least this often without a doorbell.
+const SCAN_EVERY: Duration = Duration::from_millis(1);
+/// Datagrams received before anything else is looked at.
+const RECEIVE_BATCH: usize = 64;
+
+/// Serves `device` until `stop` is set.
+pub(crate) fn run(device: &Device, stop: &AtomicBool) {
+    let mut engine = Engine {
+        senders: Senders::new(device.address(), device.socket()),
+        inbox: vec![0; 1 << 16],
+        outbox: Vec::with_capacity(1 << 13),
+        scanned: Instant::now(),
+    };
+    let mut idle_since = Instant::now();
+    let mut nap = SHORTEST_NAP;
+    let mut readable = true;
+    while !stop.load(Ordering::Acquire) {
+        let now = Instant::now();
+        let (busy, deadline) = engine.turn(device, now, readable);
+        let now = Instant::now();
+        if busy {
+            idle_since = now;
+            nap = SHORTEST_NAP;
+            readable = true;
+        } else if now.duration_since(idle_since) < SPIN {
+            std::thread::yield_now();
+            readable = true;
+        } else {
+            let until = deadline.map_or(nap, |at| at.saturating_duration_since(now).min(nap));
+            readable = wait_readable(device, until);
+            nap = (nap * 2).min(LONGEST_NAP);
+        }
+    }
+}
+
+/// Sleeps until a datagram arrives, at most `time`; whether one has.
+fn wait_readable(device: &Device, time: Duration) -> bool {
+    let mut fds = [PollFd::new(device.socket(), PollFlags::IN)];
+    let timeout = Timespec {
+        tv_sec: 0,
+        tv_nsec: i64::from(time.subsec_nanos()),
+    };
+    match poll(&mut fds, Some(&timeout)) {
+        Ok(ready) => ready > 0,
+        // Interrupted by a signal: look.
+        Err(_) => true,
+    }
+}
+
+/// What the engine has for itself.
+struct Engine<'a> {
+    senders: Senders<'a>,
+    inbox: Vec<u8>,
+    outbox: Vec<u8>,
+    scanned: Instant,
+}
+
+impl Engine<'_> {
+    /// Does what there is to do now; whether that was anything, and when to
+    /// look again at the latest.
+    fn turn(&mut self, device: &Device, now: Instant, readable: bool) -> (bool, Option<Instant>) {
+        let mut state = device.lock_last();
+        let mut busy = false;
+        if readable {
+            for _ in 0..RECEIVE_BATCH {
+                let Ok((len, from)) = device.socket().recv_from(&mut self.inbox) else {
+                    break;
+                };
+                busy = true;
+                state.receive(now, from, &self.inbox[..len]);
+            }
+        }
+        self.scan_doorbells(&mut state, now);
+        let mut deadline: Option<Instant> = None;
+        for qpn in std::mem::take(&mut state.hot) {
+            busy |= state.fetch(qpn);
+            busy |= self.transmit(&mut state, qpn, now);
+            busy |= state.complete(qpn);
+            let Some(qp) = state.qps.get_mut(&qpn) else {
+                continue;
+            };
+            let waiting = qp.requester.as_ref().is_some_and(|r| r.pending() > 0);
+            let answering = qp.responder.as_ref().is_some_and(|r| r.has_answers());
+            let posted = qp.fetches() && qp.posted() != qp.sq_head;
+            qp.hot = waiting || answering || posted;
+            if qp.hot {
+                let at = qp.requester.as_ref().and_then(|r| r.deadline());
+                deadline = deadline.into_iter().chain(at).min();
+                state.hot.push(qpn);
+            }
+        }
+        (busy, deadline)
+    }
+
+    /// Several queue pairs may share a doorbell register and overwrite each
+    /// other's value, so a change of any register has all doorbell records
+    /// looked at; and now and then they are looked at without one.
+    fn scan_doorbells(&mut self, state: &mut State, now: Instant) {
+        let mut rung = now.duration_since(self.scanned) >= SCAN_EVERY;
+        for uar in state.uars.values_mut() {
+            rung |= uar.page.rung();
+        }
+        if !rung {
+            return;
+        }
+        self.scanned = now;
+        let State { qps, hot, .. } = state;
+        for qp in qps.values_mut() {
+            if !qp.hot && qp.fetches() && qp.posted() != qp.sq_head {
+                qp.hot = true;
+                hot.push(qp.number);
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Datagrams that arrive.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use mlx5gda_sys::prm::QpState;
+
+use super::memory::{Reach, scatter};
+use crate::device::State;
+use crate::stats::DropReason;
+use crate::wire::icrc::{self, Verdict};
+use crate::wire::{Flow, decode};
+
+impl State {
+    /// Takes a datagram, or counts why not.
+    pub(super) fn receive(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
+        self.stats.packets_in += 1;
+        if let Err(reason) = self.accept(now, from, datagram) {
+            self.stats.drop_packet(reason);
+            tracing::trace!(device = %self.name, %from, ?reason, "datagram dropped");
+        }
+    }
+
+    fn accept(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        datagram: &[u8],
+    ) -> Result<(), DropReason> {
+        let SocketAddr::V4(from) = from else {
+            return Err(DropReason::Malformed);
+        };
+        let packet = decode(datagram).map_err(|_| DropReason::Malformed)?;
+        let flow = Flow {
+            src: *from.ip(),
+            dst: self.address,
+            src_port: from.port(),
+        };
+        if icrc::open(&flow, datagram) == Verdict::Bad {
+            return Err(DropReason::Icrc);
+        }
+        let bth = packet.headers.bth;
+        let Self {
+            qps, mrs, stats, ..
+        } = self;
+        let qp = qps.get_mut(&bth.dest_qpn).ok_or(DropReason::UnknownQp)?;
+        let to_responder = bth.opcode.is_request();
+        match qp.state {
+            QpState::Rts => {}
+            QpState::Rtr if to_responder => {}
+            _ => return Err(DropReason::QpState),
+        }
+        if qp.path.is_none_or(|path| path.remote != *from.ip()) {
+            return Err(DropReason::WrongSource);
+        }
+        let pd = qp.pd;
+        if to_responder {
+            let responder = qp.responder.as_mut().ok_or(DropReason::QpState)?;
+            let (duplicates, early) = responder.counts();
+            let mut reach = Reach {
+                regions: mrs,
+                pd,
+                qpc: &qp.qpc,
+            };
+            responder.on_packet(&packet, &mut reach);
+            let (duplicates_now, early_now) = responder.counts();
+            stats.duplicates += duplicates_now - duplicates;
+            stats.out_of_order += early_now - early;
+            if responder.failed() {
+                qp.enter_error();
+            }
+        } else {
+            let requester = qp.requester.as_mut().ok_or(DropReason::QpState)?;
+            requester.on_packet(now, &packet, &mut |source, offset, data| {
+                scatter(mrs, pd, source, offset, data)
+            });
+        }
+        self.make_hot(bth.dest_qpn);
+        Ok(())
+    }
+}

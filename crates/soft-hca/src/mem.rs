@@ -1,0 +1,291 @@
+//! Memory that clients registered, and doorbell pages: the only place outside
+//! the C ABI that dereferences addresses.
+//!
+//! Registered memory is shared with threads, processes and GPUs that Rust knows
+//! nothing of, as it is with a DMA engine. No reference to it is ever made; it
+//! is copied from and to by raw pointers, and what others poll is accessed with
+//! atomics.
+
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use mlx5gda_sys::doorbell::{UAR_BLUEFLAME, UAR_BLUEFLAME_BYTES, UAR_PAGE_BYTES};
+use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap_anonymous, msync, munmap};
+
+use crate::rc::AtomicOp;
+
+/// A range of memory that a client registered.
+///
+/// # Invariants
+/// The range is mapped, readable, and writable where `writable` says so, from
+/// [`Region::new`] to the drop of the value.
+#[derive(Debug)]
+pub(crate) struct Region {
+    base: *mut u8,
+    len: usize,
+    writable: bool,
+}
+
+// SAFETY: the value is an address range; all accesses go through raw copies and
+// atomics, which the contract of `Region::new` allows from any thread.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// A range that starts at `base`.
+    ///
+    /// # Safety
+    /// `base .. base + len` must stay mapped and readable (writable too, if
+    /// `writable`) until the region is dropped, and whoever else uses it must
+    /// expect concurrent access, as for any memory registered with a device.
+    pub(crate) const unsafe fn new(base: *mut u8, len: usize, writable: bool) -> Self {
+        Self {
+            base,
+            len,
+            writable,
+        }
+    }
+
+    /// Bytes.
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the device may write to it.
+    pub(crate) const fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// The address of `len` bytes at `offset`, if they are inside.
+    fn at(&self, offset: u64, len: usize) -> Option<*mut u8> {
+        let offset = usize::try_from(offset).ok()?;
+        let end = offset.checked_add(len)?;
+        // In range, so the sum does not wrap.
+        (end <= self.len).then(|| self.base.wrapping_add(offset))
+    }
+
+    /// Copies bytes out; `false` if they are not all inside.
+    pub(crate) fn read(&self, offset: u64, to: &mut [u8]) -> bool {
+        let Some(from) = self.at(offset, to.len()) else {
+            return false;
+        };
+        // SAFETY: `at` checked the range, which the invariant keeps readable;
+        // `to` is ours, so they do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
+        true
+    }
+
+    /// Copies bytes in; `false` if they do not all fit, or must not be written.
+    ///
+    /// Other threads poll what arrives here. A naturally aligned 4- or 8-byte
+    /// write is one release store, so a poller sees all of it or nothing, and
+    /// with it everything written before. A longer write is copied with its
+    /// last aligned 8 bytes stored in that way at the end, so a flag at the end
+    /// of a message is never seen before its payload.
+    pub(crate) fn write(&self, offset: u64, data: &[u8]) -> bool {
+        let Some(to) = self.at(offset, data.len()).filter(|_| self.writable) else {
+            return false;
+        };
+        let end = to.wrapping_add(data.len());
+        if let Some((body, tail)) = data.split_last_chunk::<8>()
+            && end.addr().is_multiple_of(8)
+        {
+            // SAFETY: as in `read`, and the region is writable.
+            unsafe { std::ptr::copy_nonoverlapping(body.as_ptr(), to, body.len()) };
+            let word = end.wrapping_sub(8).cast::<u64>();
+            // SAFETY: the last 8 bytes of the range, aligned as just checked.
+            unsafe { AtomicU64::from_ptr(word) }
+                .store(u64::from_ne_bytes(*tail), Ordering::Release);
+        } else if let (Ok(value), true) = (<[u8; 4]>::try_from(data), to.addr().is_multiple_of(4)) {
+            // SAFETY: 4 bytes in range, aligned as just checked.
+            unsafe { AtomicU32::from_ptr(to.cast()) }
+                .store(u32::from_ne_bytes(value), Ordering::Release);
+        } else {
+            // SAFETY: as in `read`, and the region is writable.
+            unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len()) };
+            fence(Ordering::Release);
+        }
+        true
+    }
+
+    /// Writes a 64-byte completion. Its last byte holds opcode and owner bit,
+    /// which consumers poll, so the last 8 bytes are stored last, as one.
+    pub(crate) fn write_cqe(&self, offset: u64, cqe: &[u8; 64]) -> bool {
+        self.at(offset, 64)
+            .is_some_and(|to| to.addr().is_multiple_of(8))
+            && self.write(offset, cqe)
+    }
+
+    /// Loads a big-endian 32-bit counter that somebody else stores; what was
+    /// written before it is visible afterwards.
+    pub(crate) fn load_be32(&self, offset: u64) -> Option<u32> {
+        let from = self
+            .at(offset, 4)
+            .filter(|at| at.addr().is_multiple_of(4))?;
+        // SAFETY: 4 bytes in range, aligned as just checked.
+        let raw = unsafe { AtomicU32::from_ptr(from.cast()) }.load(Ordering::Acquire);
+        Some(u32::from_be(raw))
+    }
+
+    /// Executes an atomic on 8 aligned bytes and returns what they were.
+    pub(crate) fn atomic(&self, offset: u64, op: AtomicOp) -> Option<u64> {
+        let at = self
+            .at(offset, 8)
+            .filter(|at| self.writable && at.addr().is_multiple_of(8))?;
+        // SAFETY: 8 bytes in range and writable, aligned as just checked.
+        let word = unsafe { AtomicU64::from_ptr(at.cast()) };
+        Some(match op {
+            AtomicOp::FetchAdd { add } => word.fetch_add(add, Ordering::AcqRel),
+            AtomicOp::CompareSwap { compare, swap } => {
+                match word.compare_exchange(compare, swap, Ordering::AcqRel, Ordering::Acquire) {
+                    Ok(found) | Err(found) => found,
+                }
+            }
+        })
+    }
+
+    /// Whether the range is mapped now.
+    pub(crate) fn is_mapped(&self) -> bool {
+        const PAGE: usize = 4096;
+        let start = self.base.addr() & !(PAGE - 1);
+        let Some(end) = self.base.addr().checked_add(self.len) else {
+            return false;
+        };
+        let from = std::ptr::with_exposed_provenance_mut(start);
+        // SAFETY: a request to start writing back, which private memory has
+        // none of, changes nothing; it fails where nothing is mapped.
+        unsafe { msync(from, end - start, MsyncFlags::ASYNC) }.is_ok()
+    }
+}
+
+/// A doorbell page.
+///
+/// # Invariants
+/// `page` is a private mapping of [`UAR_PAGE_BYTES`], owned by the value.
+#[derive(Debug)]
+pub(crate) struct UarPage {
+    page: NonNull<u8>,
+    seen: [u64; 2],
+}
+
+// SAFETY: the page is accessed by atomics only.
+unsafe impl Send for UarPage {}
+
+impl UarPage {
+    /// Maps a page of zeroes.
+    ///
+    /// # Errors
+    /// The system's, when out of memory.
+    pub(crate) fn new() -> rustix::io::Result<Self> {
+        // SAFETY: a fresh anonymous mapping replaces nothing.
+        let page = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                UAR_PAGE_BYTES,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )
+        }?;
+        Ok(Self {
+            page: NonNull::new(page.cast()).ok_or(rustix::io::Errno::NOMEM)?,
+            seen: [0; 2],
+        })
+    }
+
+    /// Address of the page.
+    pub(crate) const fn address(&self) -> *mut u8 {
+        self.page.as_ptr()
+    }
+
+    /// Whether a doorbell register has changed since the last call.
+    pub(crate) fn rung(&mut self) -> bool {
+        let mut rung = false;
+        for (buffer, seen) in self.seen.iter_mut().enumerate() {
+            let offset = UAR_BLUEFLAME + buffer * UAR_BLUEFLAME_BYTES;
+            // SAFETY: both registers lie in the page, 8-byte aligned.
+            let now = unsafe { AtomicU64::from_ptr(self.page.as_ptr().add(offset).cast()) }
+                .load(Ordering::Acquire);
+            rung |= now != *seen;
+            *seen = now;
+        }
+        rung
+    }
+}
+
+impl Drop for UarPage {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and nothing in this process refers to it
+        // any more; a client that still does was told that it is gone.
+        let result = unsafe { munmap(self.page.as_ptr().cast(), UAR_PAGE_BYTES) };
+        debug_assert!(result.is_ok(), "{result:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(memory: &mut [u64]) -> Region {
+        // SAFETY: the tests keep the memory alive and do not use it meanwhile.
+        unsafe { Region::new(memory.as_mut_ptr().cast(), memory.len() * 8, true) }
+    }
+
+    #[test]
+    fn writes_of_every_length_and_place_arrive_whole() {
+        let mut memory = [0u64; 8];
+        let data: Vec<u8> = (1..=40).collect();
+        for len in 0..=40 {
+            for offset in 0..24 {
+                memory.fill(0);
+                let region = region(&mut memory);
+                assert!(region.write(offset, &data[..len]));
+                let mut back = [0; 64];
+                assert!(region.read(0, &mut back));
+                let at = offset as usize;
+                assert_eq!(back[at..at + len], data[..len]);
+                assert!(back[..at].iter().chain(&back[at + len..]).all(|b| *b == 0));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_outside_is_refused() {
+        let mut memory = [0u64; 2];
+        let region = region(&mut memory);
+        assert!(!region.write(9, &[0; 8]));
+        assert!(!region.write(u64::MAX, &[0; 2]));
+        assert!(!region.read(16, &mut [0; 1]));
+        assert!(region.read(16, &mut []));
+        assert_eq!(region.load_be32(14), None);
+        assert_eq!(region.atomic(4, AtomicOp::FetchAdd { add: 1 }), None);
+    }
+
+    #[test]
+    fn unmapped_memory_is_recognised() {
+        let mut memory = [0u64; 2];
+        assert!(region(&mut memory).is_mapped());
+        // SAFETY: it is only asked whether it is mapped; page 0 never is.
+        assert!(!unsafe { Region::new(std::ptr::dangling_mut(), 8, true) }.is_mapped());
+    }
+
+    #[test]
+    fn read_only_memory_is_not_written() {
+        let mut memory = [7u64; 1];
+        // SAFETY: as in `region`.
+        let region = unsafe { Region::new(memory.as_mut_ptr().cast(), 8, false) };
+        assert!(!region.write(0, &[0; 8]));
+        assert_eq!(region.atomic(0, AtomicOp::FetchAdd { add: 1 }), None);
+    }
+
+    #[test]
+    fn a_doorbell_is_noticed_once() {
+        let mut uar = UarPage::new().unwrap();
+        assert!(!uar.rung());
+        let register = uar.address().wrapping_add(UAR_BLUEFLAME).cast::<u64>();
+        // SAFETY: the register is in the page and aligned.
+        unsafe { AtomicU64::from_ptr(register) }.store(5, Ordering::Release);
+        assert!(uar.rung());
+        assert!(!uar.rung());
+    }
+}

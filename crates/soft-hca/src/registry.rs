@@ -1,0 +1,146 @@
+//! The devices of this process.
+
+use std::cell::RefCell;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::config::{Config, Faults};
+use crate::device::{Device, FaultState};
+use crate::error::Error;
+use crate::stats::Stats;
+
+/// Every device since the process started; a device is never removed, so that
+/// its address and its counters stay.
+static DEVICES: Mutex<Vec<Arc<Device>>> = Mutex::new(Vec::new());
+
+/// Addresses tried before giving up.
+const TRIES: u32 = 64;
+
+thread_local! {
+    /// Names of the devices that this thread asked for last.
+    static MINE: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+fn devices() -> MutexGuard<'static, Vec<Arc<Device>>> {
+    DEVICES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes sure that the devices of `config` exist, and has this thread see them
+/// and no others. A device on an address given is made once and found again
+/// later; an automatic one is new, or one that was opened and closed before.
+///
+/// # Errors
+/// [`Error::Bind`], [`Error::NoAddress`], or [`Error::Open`] if a device with
+/// an address given is open with another MTU.
+pub(crate) fn install(config: &Config) -> Result<(), Error> {
+    let mut devices = devices();
+    let mut mine = Vec::new();
+    for &address in &config.addresses {
+        let found = devices.iter().find(|device| device.address() == address);
+        let device = match found {
+            Some(device) => Arc::clone(device),
+            None => {
+                let device = Arc::new(Device::new(next_name(&devices), address, config)?);
+                devices.push(Arc::clone(&device));
+                device
+            }
+        };
+        device.configure(config)?;
+        mine.push(device.name().to_owned());
+    }
+    let automatic = if config.addresses.is_empty() {
+        config.automatic
+    } else {
+        0
+    };
+    for _ in 0..automatic {
+        let device = match devices.iter().find(|device| device.take_free()) {
+            Some(device) => Arc::clone(device),
+            None => {
+                let device = Arc::new(on_any_address(next_name(&devices), config)?);
+                device.reserve();
+                devices.push(Arc::clone(&device));
+                device
+            }
+        };
+        device.configure(config)?;
+        mine.push(device.name().to_owned());
+    }
+    MINE.set(mine);
+    Ok(())
+}
+
+fn next_name(devices: &[Arc<Device>]) -> String {
+    format!("soft_mlx5_{}", devices.len())
+}
+
+fn on_any_address(name: String, config: &Config) -> Result<Device, Error> {
+    let random = RandomState::new();
+    let mut last = None;
+    for round in 0..TRIES {
+        let [a, b, c, ..] = random.hash_one(round).to_ne_bytes();
+        // Away from 127.0.0.0/16, where people put services of their own, and
+        // from host parts 0 and 255.
+        let address = Ipv4Addr::new(127, 16 + a % 96, b, 1 + c % 254);
+        match Device::new(name.clone(), address, config) {
+            Ok(device) => return Ok(device),
+            Err(Error::Bind { source, .. }) => last = Some(source),
+            Err(other) => return Err(other),
+        }
+    }
+    Err(Error::NoAddress {
+        tries: TRIES,
+        source: last.unwrap_or_else(|| io::Error::from(io::ErrorKind::AddrInUse)),
+    })
+}
+
+/// The devices that this thread sees: those it asked for last, or all. The
+/// environment decides what there is if nobody has asked yet.
+///
+/// # Errors
+/// As [`install`], and [`Error::Config`].
+pub(crate) fn visible() -> Result<Vec<Arc<Device>>, Error> {
+    let mine = MINE.with_borrow(Clone::clone);
+    if mine.is_empty() && devices().is_empty() {
+        install(&Config::from_env()?)?;
+    }
+    Ok(devices()
+        .iter()
+        .filter(|device| mine.is_empty() || mine.iter().any(|name| name == device.name()))
+        .map(Arc::clone)
+        .collect())
+}
+
+/// Finds a device by name.
+fn find(name: &str) -> Result<Arc<Device>, Error> {
+    devices()
+        .iter()
+        .find(|device| device.name() == name)
+        .map(Arc::clone)
+        .ok_or_else(|| Error::NoDevice {
+            name: name.to_owned(),
+        })
+}
+
+/// The counters of a device of this process.
+///
+/// # Errors
+/// [`Error::NoDevice`] for a name that no device has.
+pub fn stats(name: &str) -> Result<Stats, Error> {
+    let device = find(name)?;
+    let state = device.lock();
+    let mut stats = state.stats.clone();
+    stats.live = state.live();
+    Ok(stats)
+}
+
+/// Sets the faults of a device from now on.
+///
+/// # Errors
+/// [`Error::NoDevice`] for a name that no device has.
+pub fn set_faults(name: &str, faults: Faults) -> Result<(), Error> {
+    find(name)?.lock().faults = FaultState::new(faults);
+    Ok(())
+}

@@ -1,0 +1,594 @@
+//! A client that knows nothing but the function table.
+
+use std::ffi::CStr;
+use std::ptr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::time::{Duration, Instant};
+
+use mlx5gda_sys::cqe::{Cqe64, CqeOpcode, Syndrome};
+use mlx5gda_sys::ffi;
+use mlx5gda_sys::prm::{
+    CmdOpcode, CmdStatus, CommandIn, CreateCqIn, CreateQpIn, Init2RtrQpIn, Layout, Mailbox, Mtu,
+    OutHeader, PmState, Qp2ErrIn, Qp2RstIn, Qpc, QueryQpIn, RqType, Rst2InitQpIn, Rtr2RtsQpIn,
+    opt_param,
+};
+use mlx5gda_sys::table::FnTable;
+use mlx5gda_sys::wqe::{Post, Wqe};
+use soft_hca::Config;
+
+pub(crate) const ACCESS: u32 = ffi::IBV_ACCESS_LOCAL_WRITE
+    | ffi::IBV_ACCESS_REMOTE_WRITE
+    | ffi::IBV_ACCESS_REMOTE_READ
+    | ffi::IBV_ACCESS_REMOTE_ATOMIC;
+
+/// Page-aligned memory.
+#[repr(C, align(4096))]
+#[derive(Clone)]
+struct Page([u8; 4096]);
+
+/// An open device with a protection domain, a UAR, control memory and data
+/// memory.
+pub(crate) struct Client {
+    pub(crate) table: FnTable,
+    pub(crate) name: String,
+    pub(crate) context: *mut ffi::ibv_context,
+    pub(crate) pd: *mut ffi::ibv_pd,
+    pub(crate) pdn: u32,
+    pub(crate) eqn: u32,
+    pub(crate) uar: *mut ffi::mlx5dv_devx_uar,
+    pub(crate) umem: *mut ffi::mlx5dv_devx_umem,
+    pub(crate) mr: *mut ffi::ibv_mr,
+    pub(crate) gid: [u8; 16],
+    control: Box<[Page]>,
+    data: Box<[Page]>,
+    used: u64,
+    closed: bool,
+}
+
+/// Bytes of data memory.
+pub(crate) const DATA: usize = 1 << 20;
+const CONTROL: usize = 1 << 18;
+
+impl Client {
+    pub(crate) fn new(config: Config) -> Self {
+        let table = soft_hca::fn_table(config).unwrap();
+        // SAFETY: called as the manual pages say; every pointer is checked.
+        unsafe {
+            let mut count = 0;
+            let list = (table.ibv_get_device_list)(&mut count);
+            assert!(!list.is_null() && count > 0);
+            let device = *list;
+            let name = CStr::from_ptr((table.ibv_get_device_name)(device));
+            let name = name.to_str().unwrap().to_owned();
+            let mut attr = ffi::mlx5dv_context_attr {
+                flags: ffi::MLX5DV_CONTEXT_FLAGS_DEVX,
+                comp_mask: 0,
+            };
+            let context = (table.mlx5dv_open_device)(device, &mut attr);
+            assert!(!context.is_null());
+            (table.ibv_free_device_list)(list);
+            let pd = (table.ibv_alloc_pd)(context);
+            let mut out = ffi::mlx5dv_pd::default();
+            let mut obj = ffi::mlx5dv_obj::default();
+            obj.pd.in_ = pd;
+            obj.pd.out = &mut out;
+            let types = u64::from(ffi::MLX5DV_OBJ_PD);
+            assert_eq!((table.mlx5dv_init_obj)(&mut obj, types), 0);
+            let mut eqn = 0;
+            assert_eq!((table.mlx5dv_devx_query_eqn)(context, 0, &mut eqn), 0);
+            let uar = (table.mlx5dv_devx_alloc_uar)(context, 0);
+            assert!(!uar.is_null());
+            let mut control = vec![Page([0; 4096]); CONTROL / 4096].into_boxed_slice();
+            let mut data = vec![Page([0; 4096]); DATA / 4096].into_boxed_slice();
+            let umem = (table.mlx5dv_devx_umem_reg)(
+                context,
+                control.as_mut_ptr().cast(),
+                CONTROL,
+                ffi::IBV_ACCESS_LOCAL_WRITE,
+            );
+            assert!(!umem.is_null());
+            let mr = (table.ibv_reg_mr)(pd, data.as_mut_ptr().cast(), DATA, ACCESS as i32);
+            assert!(!mr.is_null());
+            let gid = roce_v2_gid(&table, context);
+            Self {
+                table,
+                name,
+                context,
+                pd,
+                pdn: out.pdn,
+                eqn,
+                uar,
+                umem,
+                mr,
+                gid,
+                control,
+                data,
+                used: 0,
+                closed: false,
+            }
+        }
+    }
+
+    pub(crate) fn umem_id(&self) -> u32 {
+        // SAFETY: alive until closed.
+        unsafe { (*self.umem).umem_id }
+    }
+
+    pub(crate) fn page_id(&self) -> u32 {
+        // SAFETY: alive until closed.
+        unsafe { (*self.uar).page_id }
+    }
+
+    pub(crate) fn key(&self) -> u32 {
+        // SAFETY: alive until closed.
+        unsafe { (*self.mr).rkey }
+    }
+
+    /// Address of the data memory.
+    pub(crate) fn address(&self) -> u64 {
+        self.data.as_ptr().addr() as u64
+    }
+
+    /// 8 bytes of the data memory, as another thread sees them.
+    pub(crate) fn word(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8) && offset + 8 <= DATA);
+        let at = self.data.as_ptr().cast::<u8>().wrapping_add(offset);
+        // SAFETY: in range, aligned, alive; shared with the device by atomics.
+        unsafe { AtomicU64::from_ptr(at.cast_mut().cast()) }
+    }
+
+    pub(crate) fn store(&self, offset: usize, data: &[u8]) {
+        assert!(offset + data.len() <= DATA);
+        let to = self.data.as_ptr().cast::<u8>().wrapping_add(offset);
+        // SAFETY: in range; nothing is in flight for these bytes.
+        unsafe { ptr::copy_nonoverlapping(data.as_ptr(), to.cast_mut(), data.len()) };
+    }
+
+    pub(crate) fn load(&self, offset: usize, len: usize) -> Vec<u8> {
+        assert!(offset + len <= DATA);
+        let from = self.data.as_ptr().cast::<u8>().wrapping_add(offset);
+        let mut data = vec![0; len];
+        fence(Ordering::Acquire);
+        // SAFETY: in range; nothing is in flight for these bytes.
+        unsafe { ptr::copy_nonoverlapping(from, data.as_mut_ptr(), len) };
+        data
+    }
+
+    /// Takes control memory.
+    pub(crate) fn take(&mut self, bytes: u64) -> u64 {
+        let at = self.used;
+        self.used += bytes.next_multiple_of(64);
+        assert!(self.used <= CONTROL as u64);
+        at
+    }
+
+    fn control(&self, offset: u64) -> *mut u8 {
+        self.control
+            .as_ptr()
+            .cast::<u8>()
+            .wrapping_add(offset as usize)
+            .cast_mut()
+    }
+
+    /// Creates an object by a command.
+    pub(crate) fn create<I: CommandIn>(
+        &self,
+        input: I,
+    ) -> Result<(*mut ffi::mlx5dv_devx_obj, Mailbox<I::Out>), CmdStatus> {
+        let input = Mailbox::new(input);
+        let mut out = Mailbox::<I::Out>::zeroed();
+        // SAFETY: the context is open, the mailboxes are as long as said.
+        let object = unsafe {
+            (self.table.mlx5dv_devx_obj_create)(
+                self.context,
+                input.as_ptr(),
+                size_of::<I>(),
+                out.as_mut_ptr(),
+                size_of::<I::Out>(),
+            )
+        };
+        if object.is_null() {
+            return Err(status(&*out));
+        }
+        Ok((object, out))
+    }
+
+    /// Changes an object by a command.
+    pub(crate) fn modify<I: CommandIn>(
+        &self,
+        object: *mut ffi::mlx5dv_devx_obj,
+        input: I,
+    ) -> Result<(), CmdStatus> {
+        let input = Mailbox::new(input);
+        let mut out = Mailbox::<I::Out>::zeroed();
+        // SAFETY: as in `create`.
+        let result = unsafe {
+            (self.table.mlx5dv_devx_obj_modify)(
+                object,
+                input.as_ptr(),
+                size_of::<I>(),
+                out.as_mut_ptr(),
+                size_of::<I::Out>(),
+            )
+        };
+        assert_eq!(result == 0, status(&*out) == CmdStatus::Ok);
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(status(&*out))
+        }
+    }
+
+    pub(crate) fn query<I: CommandIn>(
+        &self,
+        object: *mut ffi::mlx5dv_devx_obj,
+        input: I,
+    ) -> Mailbox<I::Out> {
+        let input = Mailbox::new(input);
+        let mut out = Mailbox::<I::Out>::zeroed();
+        // SAFETY: as in `create`.
+        let result = unsafe {
+            (self.table.mlx5dv_devx_obj_query)(
+                object,
+                input.as_ptr(),
+                size_of::<I>(),
+                out.as_mut_ptr(),
+                size_of::<I::Out>(),
+            )
+        };
+        assert_eq!(result, 0);
+        out
+    }
+
+    pub(crate) fn destroy(&self, object: *mut ffi::mlx5dv_devx_obj) -> i32 {
+        // SAFETY: an unknown pointer is refused.
+        unsafe { (self.table.mlx5dv_devx_obj_destroy)(object) }
+    }
+
+    /// A CREATE_CQ command for a queue of `2^log` entries.
+    pub(crate) fn cq_command(&mut self, log: u32, collapsed: bool) -> (CreateCqIn, u64) {
+        let entries = if collapsed { 1 } else { 1u64 << log };
+        let ring = self.take(entries * 64);
+        let doorbell = self.take(8);
+        let mut input = CreateCqIn::new();
+        input.set_cq_umem_offset(ring);
+        input.set_cq_umem_id(self.umem_id());
+        input.set_cq_umem_valid(true);
+        let cqc = &mut input.cq_context;
+        cqc.set_cc(collapsed);
+        cqc.set_oi(true);
+        cqc.set_log_cq_size(log).unwrap();
+        cqc.set_uar_page(self.page_id()).unwrap();
+        cqc.set_c_eqn(self.eqn);
+        cqc.set_dbr_umem_id(self.umem_id());
+        cqc.set_dbr_umem_valid(true);
+        cqc.set_dbr_addr(doorbell);
+        for entry in 0..entries {
+            // SAFETY: control memory, not yet known to the device.
+            unsafe { *self.control(ring + entry * 64 + 63) = 0xf1 };
+        }
+        (input, ring)
+    }
+
+    pub(crate) fn cq(&mut self, log: u32, collapsed: bool) -> Cq {
+        let (input, ring) = self.cq_command(log, collapsed);
+        let (object, out) = self.create(input).unwrap();
+        Cq {
+            object,
+            number: out.cqn(),
+            ring,
+            log,
+            consumed: 0,
+        }
+    }
+
+    pub(crate) fn qp_command(&mut self, cq: u32, log: u32) -> (CreateQpIn, u64, u64) {
+        let queue = self.take(64 << log);
+        let doorbell = self.take(8);
+        let mut input = CreateQpIn::new();
+        input.set_wq_umem_offset(queue);
+        input.set_wq_umem_id(self.umem_id());
+        input.set_wq_umem_valid(true);
+        let qpc = &mut input.qpc;
+        qpc.set_pd(self.pdn).unwrap();
+        qpc.set_pm_state(PmState::Migrated.code()).unwrap();
+        qpc.set_uar_page(self.page_id()).unwrap();
+        qpc.set_rq_type(RqType::ZeroLength.code()).unwrap();
+        qpc.set_log_sq_size(log).unwrap();
+        qpc.set_cqn_snd(cq).unwrap();
+        qpc.set_cqn_rcv(cq).unwrap();
+        qpc.set_dbr_umem_id(self.umem_id());
+        qpc.set_dbr_umem_valid(true);
+        qpc.set_dbr_addr(doorbell);
+        (input, queue, doorbell)
+    }
+
+    pub(crate) fn qp(&mut self, cq: &Cq, log: u32) -> Qp {
+        let (input, queue, doorbell) = self.qp_command(cq.number, log);
+        let (object, out) = self.create(input).unwrap();
+        Qp {
+            object,
+            number: out.qpn(),
+            queue,
+            doorbell,
+            log,
+            posted: 0,
+        }
+    }
+
+    pub(crate) fn rst2init(&self, qp: &Qp) -> Result<(), CmdStatus> {
+        let mut input = Rst2InitQpIn::new();
+        input.set_qpn(qp.number).unwrap();
+        let qpc = &mut input.qpc;
+        qpc.set_pm_state(PmState::Migrated.code()).unwrap();
+        qpc.primary_address_path.set_vhca_port_num(1);
+        self.modify(qp.object, input)
+    }
+
+    pub(crate) fn init2rtr(&self, qp: &Qp, peer: &End) -> Result<(), CmdStatus> {
+        let mut input = Init2RtrQpIn::new();
+        input.set_qpn(qp.number).unwrap();
+        input.set_opt_param_mask(opt_param::RWE | opt_param::RRE | opt_param::RAE);
+        let qpc = &mut input.qpc;
+        qpc.set_rwe(true);
+        qpc.set_rre(true);
+        qpc.set_rae(true);
+        qpc.set_mtu(peer.mtu.code()).unwrap();
+        qpc.set_log_msg_max(30).unwrap();
+        qpc.set_remote_qpn(peer.qpn).unwrap();
+        qpc.set_log_rra_max(2).unwrap();
+        qpc.set_next_rcv_psn(peer.psn).unwrap();
+        let ads = &mut qpc.primary_address_path;
+        ads.set_rgid_rip(peer.gid);
+        ads.set_src_addr_index(1);
+        ads.set_udp_sport(0xc123);
+        ads.set_hop_limit(64);
+        ads.set_vhca_port_num(1);
+        self.modify(qp.object, input)
+    }
+
+    pub(crate) fn rtr2rts(&self, qp: &Qp, psn: u32, retries: u32) -> Result<(), CmdStatus> {
+        let mut input = Rtr2RtsQpIn::new();
+        input.set_qpn(qp.number).unwrap();
+        let qpc = &mut input.qpc;
+        qpc.set_log_sra_max(2).unwrap();
+        qpc.set_retry_count(retries).unwrap();
+        qpc.set_rnr_retry(7).unwrap();
+        qpc.set_next_send_psn(psn).unwrap();
+        // 4.096 us * 2^12 = 17 ms.
+        qpc.primary_address_path.set_ack_timeout(12).unwrap();
+        self.modify(qp.object, input)
+    }
+
+    /// Brings a queue pair from Reset to ready-to-send.
+    pub(crate) fn connect(&self, qp: &Qp, psn: u32, peer: &End) {
+        self.rst2init(qp).unwrap();
+        self.init2rtr(qp, peer).unwrap();
+        self.rtr2rts(qp, psn, 3).unwrap();
+    }
+
+    pub(crate) fn reset(&self, qp: &mut Qp) {
+        let mut input = Qp2RstIn::new();
+        input.set_qpn(qp.number).unwrap();
+        self.modify(qp.object, input).unwrap();
+        qp.posted = 0;
+        self.doorbell_record(qp).store(0, Ordering::Release);
+    }
+
+    pub(crate) fn error(&self, qp: &Qp) {
+        let mut input = Qp2ErrIn::new();
+        input.set_qpn(qp.number).unwrap();
+        self.modify(qp.object, input).unwrap();
+    }
+
+    pub(crate) fn context_of(&self, qp: &Qp) -> Qpc {
+        let mut input = QueryQpIn::new();
+        input.set_qpn(qp.number).unwrap();
+        self.query(qp.object, input).qpc
+    }
+
+    fn doorbell_record(&self, qp: &Qp) -> &AtomicU32 {
+        // SAFETY: in control memory, aligned, alive as long as the client.
+        unsafe { AtomicU32::from_ptr(self.control(qp.doorbell + 4).cast()) }
+    }
+
+    /// Copies a WQE into the ring and rings the doorbell.
+    pub(crate) fn post(&self, qp: &mut Qp, wqe: &Wqe) {
+        self.place(qp, wqe);
+        self.ring(qp, wqe);
+    }
+
+    pub(crate) fn place(&self, qp: &mut Qp, wqe: &Wqe) {
+        for block in wqe.bytes().chunks_exact(64) {
+            let slot = u64::from(qp.posted) & ((1 << qp.log) - 1);
+            let to = self.control(qp.queue + slot * 64);
+            // SAFETY: in control memory; the device does not look at the entry
+            // before the doorbell record says so.
+            unsafe { ptr::copy_nonoverlapping(block.as_ptr(), to, 64) };
+            qp.posted = qp.posted.wrapping_add(1);
+        }
+    }
+
+    pub(crate) fn ring(&self, qp: &Qp, wqe: &Wqe) {
+        let record = u32::from(qp.posted).to_be();
+        self.doorbell_record(qp).store(record, Ordering::Release);
+        // SAFETY: the register is in the UAR page, which is alive.
+        let register = unsafe { AtomicU64::from_ptr((*self.uar).reg_addr.cast()) };
+        register.store(wqe.ctrl_doorbell(), Ordering::Release);
+    }
+
+    pub(crate) fn signalled(&self, qp: &Qp) -> Post {
+        Post {
+            qpn: qp.number,
+            index: qp.posted,
+            signalled: true,
+            solicited: false,
+            fence: false,
+        }
+    }
+
+    /// Makes the collapsed queue's entry invalid again, as it was at first.
+    pub(crate) fn forget(&self, cq: &Cq) {
+        let at = self.control(cq.ring + 56).cast();
+        // SAFETY: in control memory, aligned; no completion is under way.
+        unsafe { AtomicU64::from_ptr(at) }.store(u64::MAX, Ordering::Release);
+    }
+
+    /// The collapsed queue's entry.
+    pub(crate) fn collapsed(&self, cq: &Cq) -> Cqe64 {
+        self.entry(cq, 0)
+    }
+
+    fn entry(&self, cq: &Cq, index: u64) -> Cqe64 {
+        let at = self.control(cq.ring + index * 64);
+        let mut words = [0u64; 8];
+        for (i, word) in words.iter_mut().enumerate().rev() {
+            // SAFETY: in control memory, aligned; the last word first.
+            *word = unsafe { AtomicU64::from_ptr(at.cast::<u64>().wrapping_add(i)) }
+                .load(Ordering::Acquire);
+        }
+        zerocopy::transmute!(words)
+    }
+
+    /// Waits until the collapsed queue reports the WQE with this index, or an
+    /// error.
+    pub(crate) fn wait(&self, cq: &Cq, index: u16) -> Result<(), (u16, Syndrome)> {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let cqe = self.collapsed(cq);
+            match cqe.opcode() {
+                Ok(CqeOpcode::Req) if cqe.wqe_counter() == index => return Ok(()),
+                Ok(CqeOpcode::ReqErr) => return Err((cqe.wqe_counter(), cqe.syndrome())),
+                _ => {}
+            }
+            assert!(
+                Instant::now() < until,
+                "no completion of WQE {index}: {cqe:?}"
+            );
+            std::thread::yield_now();
+        }
+    }
+
+    /// The next entry of a queue that is not collapsed, once it is there.
+    pub(crate) fn next(&self, cq: &mut Cq) -> Cqe64 {
+        let until = Instant::now() + Duration::from_secs(10);
+        let owner = cq.consumed >> cq.log & 1 != 0;
+        loop {
+            let cqe = self.entry(cq, u64::from(cq.consumed) & ((1 << cq.log) - 1));
+            if cqe.opcode() != Ok(CqeOpcode::Invalid) && cqe.owner() == owner {
+                cq.consumed += 1;
+                return cqe;
+            }
+            assert!(Instant::now() < until, "completion {} missing", cq.consumed);
+            std::thread::yield_now();
+        }
+    }
+
+    pub(crate) fn end(&self, qp: &Qp, psn: u32, mtu: Mtu) -> End {
+        End {
+            qpn: qp.number,
+            psn,
+            gid: self.gid,
+            mtu,
+        }
+    }
+
+    pub(crate) fn commands(&self, opcode: CmdOpcode) -> u64 {
+        let stats = soft_hca::stats(&self.name).unwrap();
+        stats.commands.get(&opcode).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn close(&mut self) {
+        if !std::mem::replace(&mut self.closed, true) {
+            // SAFETY: the context is open and not used afterwards.
+            assert_eq!(unsafe { (self.table.ibv_close_device)(self.context) }, 0);
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn status<O: Layout>(out: &O) -> CmdStatus {
+    let header = OutHeader::from_slice(zerocopy::IntoBytes::as_bytes(out)).unwrap();
+    CmdStatus::from_code(header.status())
+}
+
+fn roce_v2_gid(table: &FnTable, context: *mut ffi::ibv_context) -> [u8; 16] {
+    let mut port = ffi::ibv_port_attr::default();
+    let out: *mut ffi::ibv_port_attr = &mut port;
+    // SAFETY: the context is open; `out` is writable.
+    assert_eq!(unsafe { (table.ibv_query_port)(context, 1, out.cast()) }, 0);
+    assert_eq!(port.state, ffi::IBV_PORT_ACTIVE);
+    for index in 0..port.gid_tbl_len as u32 {
+        let mut entry = ffi::ibv_gid_entry::default();
+        let size = size_of::<ffi::ibv_gid_entry>();
+        // SAFETY: as above.
+        let result = unsafe { (table._ibv_query_gid_ex)(context, 1, index, &mut entry, 0, size) };
+        assert_eq!(result, 0);
+        if entry.gid_type == ffi::IBV_GID_TYPE_ROCE_V2 {
+            // SAFETY: any bytes are a GID.
+            return unsafe { entry.gid.raw };
+        }
+    }
+    panic!("no RoCE v2 GID");
+}
+
+/// What one side tells the other.
+pub(crate) struct End {
+    pub(crate) qpn: u32,
+    pub(crate) psn: u32,
+    pub(crate) gid: [u8; 16],
+    pub(crate) mtu: Mtu,
+}
+
+pub(crate) struct Cq {
+    pub(crate) object: *mut ffi::mlx5dv_devx_obj,
+    pub(crate) number: u32,
+    pub(crate) ring: u64,
+    pub(crate) log: u32,
+    pub(crate) consumed: u32,
+}
+
+pub(crate) struct Qp {
+    pub(crate) object: *mut ffi::mlx5dv_devx_obj,
+    pub(crate) number: u32,
+    pub(crate) queue: u64,
+    pub(crate) doorbell: u64,
+    pub(crate) log: u32,
+    pub(crate) posted: u16,
+}
+
+/// Two clients with one connected pair.
+pub(crate) struct Pair {
+    pub(crate) a: Client,
+    pub(crate) b: Client,
+    pub(crate) cq_a: Cq,
+    pub(crate) cq_b: Cq,
+    pub(crate) qp_a: Qp,
+    pub(crate) qp_b: Qp,
+}
+
+impl Pair {
+    pub(crate) fn new(mtu: Mtu, log: u32, collapsed: bool) -> Self {
+        let mut a = Client::new(Config::default());
+        let mut b = Client::new(Config::default());
+        let cq_a = a.cq(log, collapsed);
+        let cq_b = b.cq(log, collapsed);
+        let qp_a = a.qp(&cq_a, log);
+        let qp_b = b.qp(&cq_b, log);
+        a.connect(&qp_a, 100, &b.end(&qp_b, 0x00ff_fff0, mtu));
+        b.connect(&qp_b, 0x00ff_fff0, &a.end(&qp_a, 100, mtu));
+        Self {
+            a,
+            b,
+            cq_a,
+            cq_b,
+            qp_a,
+            qp_b,
+        }
+    }
+}
