@@ -1,4 +1,27 @@
-//! A software ConnectX.
+//! A software ConnectX: RDMA for machines that have none.
+//!
+//! To its clients it is libibverbs and libmlx5, as far as devx clients call
+//! them: [`fn_table`] hands out the same C functions, and what goes through them
+//! is what a ConnectX understands. Commands are mailboxes of the device's
+//! reference manual, work is posted by writing entries, doorbell records and
+//! doorbell registers, and completions appear in memory. To its peers it is an
+//! RoCE v2 port: reliable connections over UDP, with everything on the wire
+//! that the specification wants there.
+//!
+//! ```text
+//! abi      C functions; pointers in, pointers checked
+//! cmd      mailboxes: parsed, validated, answered with status and syndrome
+//! device   objects behind one lock; who has the device open
+//! engine   one thread per open device: doorbells, WQEs, packets, CQEs
+//! rc       the reliable connected transport as plain data
+//! wire     packets, invariant CRC
+//! mem      the clients' memory; with abi, where the unsafe code is
+//! net      UDP sockets
+//! ```
+//!
+//! Each device has one port with one IPv4 address, on loopback or not; several
+//! ranks on a machine are several addresses. A configuration says which, or the
+//! environment does, see [`Config::from_env`].
 
 mod abi;
 mod cmd;

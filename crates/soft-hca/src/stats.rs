@@ -41,7 +41,7 @@ pub struct Live {
     pub qps: usize,
 }
 
-/// A device's counters since the process started.
+/// A device's counters, from when it was made or picked for somebody new.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Commands executed, refused ones included.

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::engine;
 use crate::error::Error;
 use crate::net;
+use crate::stats::Stats;
 use crate::wire::UDP_PORT;
 
 /// Source of context numbers.
@@ -87,11 +88,17 @@ impl Device {
         self.owner.store(RESERVED, Ordering::Relaxed);
     }
 
-    /// Reserves the device if it was reserved before and is free again.
+    /// Reserves the device if it was reserved before and is free again; its
+    /// counters start over.
     pub(crate) fn take_free(&self) -> bool {
-        self.owner
+        let taken = self
+            .owner
             .compare_exchange(FREE, RESERVED, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
+            .is_ok();
+        if taken {
+            self.lock().stats = Stats::default();
+        }
+        taken
     }
 
     pub(crate) fn name(&self) -> &str {

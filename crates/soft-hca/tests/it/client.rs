@@ -567,7 +567,6 @@ pub(crate) struct Pair {
     pub(crate) a: Client,
     pub(crate) b: Client,
     pub(crate) cq_a: Cq,
-    pub(crate) cq_b: Cq,
     pub(crate) qp_a: Qp,
     pub(crate) qp_b: Qp,
 }
@@ -586,7 +585,6 @@ impl Pair {
             a,
             b,
             cq_a,
-            cq_b,
             qp_a,
             qp_b,
         }

@@ -1,16 +1,14 @@
-//! Two devices in one process, driven through the function table only.
-#![expect(clippy::unwrap_used, reason = "tests")]
-
-mod common;
+//! Work requests between two devices in one process.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::{Client, DATA, Pair};
 use mlx5gda_sys::cqe::{CqeOpcode, Syndrome};
 use mlx5gda_sys::prm::{Mtu, QpState};
 use mlx5gda_sys::wqe::{DataPtr, Post, Remote, Wqe};
 use soft_hca::{Config, DropReason, Faults};
+
+use crate::client::{Client, DATA, Pair};
 
 fn local(client: &Client, offset: u64, len: u32) -> DataPtr {
     DataPtr {

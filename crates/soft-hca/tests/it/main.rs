@@ -1,0 +1,6 @@
+//! Devices driven through the function table only, as a C client would.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod client;
+mod commands;
+mod end_to_end;
