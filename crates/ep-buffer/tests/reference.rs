@@ -105,7 +105,7 @@ fn any_tokens(hidden: usize, experts: i32, max_tokens: usize) -> impl Strategy<V
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 24,
+        cases: 60,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

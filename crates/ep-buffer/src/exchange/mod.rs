@@ -31,7 +31,7 @@
 //!
 //! A rank that waits for a dead one would itself look dead to a third that is
 //! already in the next operation. So whoever has waited for an eighth of the
-//! time-out tells all peers so, and again after each further eighth, by changing its
+//! time-out tells all others so, and again after each further eighth, by changing its
 //! *stall word* in their regions; a wait for a peer lasts one time-out from the last
 //! change seen, and at most three in all.
 
@@ -316,7 +316,9 @@ impl Exchange {
         }
     }
 
-    /// Tells all peers that this rank is alive and waits for somebody.
+    /// Tells all others that this rank is alive and waits for somebody: those that
+    /// take part, and those that are admitted from a later epoch on, as they may be
+    /// waiting for this rank there already.
     fn report_stall<F: Fabric>(&mut self, call: &mut Call<'_, F>) {
         self.reports += 1;
         call.stats.stall_reports += 1;
@@ -324,14 +326,15 @@ impl Exchange {
         let word = StallReport::new(self.reports, own).word();
         let to = call.layout.stall(call.me);
         for rank in (0..self.peers.len() as u32).map(Rank) {
-            if !self.peers[rank.index()].takes_part {
+            let takes_part = self.peers[rank.index()].takes_part;
+            if !takes_part && !is_ahead(call.fabric, rank, call.epoch) {
                 continue;
             }
             let posted = call.fabric.signal(rank, 0, to, word);
             match posted.and_then(|()| call.fabric.ring(rank, call.half)) {
                 Ok(()) => call.stats.last.messages += 1,
-                // The next report is as good.
-                Err(fault) if fault.is_transient() => {}
+                // The next report is as good; and who is still to come is not judged.
+                Err(fault) if fault.is_transient() || !takes_part => {}
                 Err(fault) => self.lose(call, rank, fault.into()),
             }
         }
@@ -368,4 +371,11 @@ impl Exchange {
             cause,
         });
     }
+}
+
+/// Whether `rank` is admitted, but from an epoch after this one.
+fn is_ahead<F: Fabric>(fabric: &F, rank: Rank, epoch: Epoch) -> bool {
+    let row = fabric.control().participation(rank);
+    rank != fabric.rank()
+        && row.is_some_and(|row| row.active_from > epoch && row.active_until > epoch)
 }

@@ -6,6 +6,8 @@
     reason = "each test file uses its part"
 )]
 
+pub(crate) mod fake;
+
 use ep_buffer::testing::{Cluster, Network, TestFabric};
 use ep_buffer::{Config, EpBuffer};
 use ep_transport::Rank;
