@@ -48,6 +48,8 @@ pub(crate) struct Account {
     /// The longest time between the ends of two steps in a row of a rank that
     /// was not killed.
     pub(crate) longest_survivor_gap_ms: Option<f64>,
+    /// The same, in the middle: a step and the check of its results.
+    pub(crate) median_survivor_gap_ms: Option<f64>,
     /// Commands to the NIC for an update: one number for each survivor, its
     /// largest.
     pub(crate) devx_commands_update: Vec<u64>,
@@ -117,6 +119,7 @@ pub(crate) fn account(plan: &Plan, record: &Record) -> Account {
         rejoin_connect_ms: largest(updates.iter().map(|u| u.connect_ms)),
         median_step_ms: median(steps().map(|s| ms(s.begin_us, s.end_us)).collect()),
         longest_survivor_gap_ms: largest(survivor_gaps(record).map(|(a, b)| ms(a, b))),
+        median_survivor_gap_ms: median(survivor_gaps(record).map(|(a, b)| ms(a, b)).collect()),
         devx_commands_update: commands.into_values().collect(),
         deaths,
         rank_accounts,

@@ -147,6 +147,7 @@ fn a_good_run_is_verified_and_measured() {
     assert_eq!(account.rejoin_connect_ms, Some(0.301));
     assert_eq!(account.median_step_ms, Some(0.6));
     assert_eq!(account.longest_survivor_gap_ms, Some(1.0));
+    assert_eq!(account.median_survivor_gap_ms, Some(1.0));
     assert_eq!(account.devx_commands_update, [8, 8]);
     let death = &account.deaths[0];
     assert_eq!((death.masked_steps, death.last_step), (6, Some(5)));

@@ -124,7 +124,7 @@ fn rejoin(record: &Record, index: usize, died: u64, life: &Life, epoch: u64) -> 
         .map(|(_, at)| at)
         .max();
     let first_complete_step = life.steps().find(|s| s.epoch >= epoch).map(|s| s.step);
-    let updates = record
+    let mut updates: Vec<UpdateAccount> = record
         .survivors(index)
         .flat_map(|survivor| {
             let until = life.killed.map_or(u64::MAX, |death| death.at_us);
@@ -140,6 +140,7 @@ fn rejoin(record: &Record, index: usize, died: u64, life: &Life, epoch: u64) -> 
                 })
         })
         .collect();
+    updates.sort_by_key(|update| update.survivor);
     Rejoin {
         spawned_after_ms: ms(died, life.spawned_us),
         start_ms: life.ready_us().map(|at| ms(life.spawned_us, at)),

@@ -77,6 +77,8 @@ impl<'a> Processes<'a> {
         command
             .args(arguments(self.plan, rank, self.setup.store_port))
             .args(replaces.map(|_| "--join"))
+            // What goes to a log file is read without a terminal.
+            .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr);

@@ -86,8 +86,10 @@ fn text(account: &Account) -> String {
         account.missing_contributions_reported, account.missing_contributions_expected
     ));
     lines.push(format!(
-        "median step {}, longest gap on a rank that lived {}",
+        "median step {}; from one step's end to the next one's on ranks that lived: \
+         median {}, longest {}",
         time(account.median_step_ms),
+        time(account.median_survivor_gap_ms),
         time(account.longest_survivor_gap_ms)
     ));
     for dropped in &account.dropped_attempts {

@@ -24,7 +24,7 @@ const LEGEND: f64 = 46.0;
 /// Deaths that get a panel of their own.
 const MOST_PANELS: usize = 4;
 /// Steps shown before a death and after the first complete step.
-const CONTEXT: u64 = 3;
+const CONTEXT: u64 = 2;
 /// Panels in which a step is at least this wide name its number.
 const NUMBERED: f64 = 26.0;
 
@@ -36,6 +36,7 @@ const DETECTION: &str = "#e4572e";
 const GONE: &str = "#d9d9d9";
 const STARTING: &str = "#c9d6ee";
 const CONNECTING: &str = "#6f94d6";
+const CHECK: &str = "#d3dade";
 const TEXT: &str = "#222222";
 
 /// A stretch of time across the picture's width.
@@ -179,6 +180,21 @@ fn lane(
     window: Window,
     y: f64,
 ) -> Group {
+    let following = life.steps().skip(1);
+    for (step, next) in life.steps().zip(following) {
+        if step.step + 1 == next.step {
+            let y = y + LANE * 0.35;
+            group = span(
+                group,
+                window,
+                step.end_us,
+                next.begin_us,
+                y,
+                LANE * 0.3,
+                CHECK,
+            );
+        }
+    }
     for step in life.steps() {
         if !window.shows(step.begin_us, step.end_us) {
             continue;
@@ -337,13 +353,14 @@ fn tick(span: f64) -> f64 {
 fn legend(y: f64) -> Group {
     let entries = [
         (STEP[0], "step"),
-        (MASKED[0], "step without a rank"),
+        (CHECK, "check of its results"),
+        (MASKED[0], "without a rank"),
         (FIRST_COMPLETE, "first complete step"),
         (UNVERIFIED, "not verified"),
         (DETECTION, "until noticed"),
         (GONE, "gone"),
         (STARTING, "new process starts"),
-        (CONNECTING, "connecting, waiting for the agreed step"),
+        (CONNECTING, "connecting, waiting"),
     ];
     let mut group = Group::new();
     let mut x = LEFT;
