@@ -162,7 +162,7 @@ fn panel(
             .add(text(16.0, y + LANE * 0.68, &format!("rank {rank}")))
             .add(rectangle(LEFT, y, WIDTH - LEFT - RIGHT, LANE, "#f6f6f6"));
         for life in record.lives.iter().filter(|l| l.rank == rank) {
-            group = lane(group, plan, life, &complete, window, y);
+            group = lane(group, plan, record, life, &complete, window, y);
         }
         group = deaths(group, record, account, rank, window, y);
     }
@@ -175,6 +175,7 @@ fn panel(
 fn lane(
     mut group: Group,
     plan: &Plan,
+    record: &Record,
     life: &Life,
     complete: &[u64],
     window: Window,
@@ -199,7 +200,14 @@ fn lane(
         if !window.shows(step.begin_us, step.end_us) {
             continue;
         }
-        let (left, right) = (window.x(step.begin_us), window.x(step.end_us));
+        // A new process waits in its first step until the others get there.
+        let waited = life.replaces.is_some() && life.steps().next() == Some(step);
+        let begin = if waited {
+            begin_us(record, step)
+        } else {
+            step.begin_us
+        };
+        let (left, right) = (window.x(begin), window.x(step.end_us));
         let width = (right - left).max(0.4);
         let first = complete.contains(&step.step);
         let colour = colour(plan, life.rank, step, first);
@@ -226,6 +234,16 @@ fn lane(
         }
     }
     group
+}
+
+/// When anybody who was there before began `step`, of a new process.
+fn begin_us(record: &Record, step: &Step) -> u64 {
+    let others = record.lives.iter().flat_map(Life::steps);
+    let begins = others.filter(|other| other.step == step.step && *other != step);
+    let first = begins.map(|other| other.begin_us).min();
+    first.map_or(step.begin_us, |first| {
+        first.clamp(step.begin_us, step.end_us)
+    })
 }
 
 fn colour(plan: &Plan, rank: u32, step: &Step, first_complete: bool) -> &'static str {
@@ -261,7 +279,7 @@ fn deaths(
             let started = new.map_or(window.until.max(died), |life| life.spawned_us);
             group = span(group, window, died, started, y, LANE, GONE);
             let first = new.and_then(|life| life.steps().next());
-            let begun = first.map_or(window.until, |step| step.begin_us);
+            let begun = first.map_or(window.until, |step| begin_us(record, step));
             if let Some(life) = new {
                 let ready = life.ready_us().unwrap_or(begun).min(begun);
                 group = span(group, window, life.spawned_us, ready, y, LANE, STARTING);
