@@ -355,8 +355,8 @@ impl Client {
         qpc.set_retry_count(retries).unwrap();
         qpc.set_rnr_retry(7).unwrap();
         qpc.set_next_send_psn(psn).unwrap();
-        // 4.096 us * 2^12 = 17 ms.
-        qpc.primary_address_path.set_ack_timeout(12).unwrap();
+        // 4.096 us * 2^14 = 67 ms.
+        qpc.primary_address_path.set_ack_timeout(14).unwrap();
         self.modify(qp.object, input)
     }
 
@@ -364,7 +364,7 @@ impl Client {
     pub(crate) fn connect(&self, qp: &Qp, psn: u32, peer: &End) {
         self.rst2init(qp).unwrap();
         self.init2rtr(qp, peer).unwrap();
-        self.rtr2rts(qp, psn, 3).unwrap();
+        self.rtr2rts(qp, psn, 7).unwrap();
     }
 
     pub(crate) fn reset(&self, qp: &mut Qp) {

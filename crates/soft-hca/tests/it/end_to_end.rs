@@ -207,10 +207,10 @@ fn a_dead_peer_is_noticed_and_the_queue_pair_is_used_again() {
     pair.a.post(&mut pair.qp_a, &wqe);
     let error = (0, Syndrome::TransportRetryExceeded);
     assert_eq!(pair.a.wait(&pair.cq_a, 0), Err(error));
-    // Four tries of 17 ms each.
+    // Eight tries of 67 ms each.
     let took = started.elapsed();
     assert!(
-        took > Duration::from_millis(60) && took < Duration::from_secs(3),
+        took > Duration::from_millis(500) && took < Duration::from_secs(5),
         "{took:?}"
     );
 
