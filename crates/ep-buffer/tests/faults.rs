@@ -191,7 +191,7 @@ fn comes_back(before: u64, later: u64) {
                 buffer = EpBuffer::new(config.clone(), cluster.fabric(DEAD).unwrap()).unwrap();
                 // The others take time-outs to get there.
                 let first = cluster.control(Rank(0)).unwrap();
-                while first.next_epoch().0 + 1 < from.0 {
+                while first.next_epoch() < from {
                     sleep(Duration::from_millis(1));
                 }
             }
@@ -303,4 +303,41 @@ fn an_operation_waits_for_a_decision_but_not_for_ever() {
     assert_eq!(handle.epoch(), Epoch(3));
     assert!(began.elapsed() >= Duration::from_millis(200));
     assert!(control.quiesce(Duration::ZERO));
+}
+
+/// Rank 2 is admitted from epoch 1 on and waits there already, while rank 0 waits in
+/// epoch 0 for a dead rank 1: rank 0 must not be given up for it.
+#[test]
+fn a_newcomer_is_patient_with_those_who_wait_for_a_dead_rank() {
+    let config = Config::builder(3, 3, 8, 2)
+        .max_top_k(1)
+        .time_out(TIME_OUT)
+        .build()
+        .unwrap();
+    let cluster = Cluster::new(&config, Network::default()).unwrap();
+    let (old, new) = (Rank(0), Rank(2));
+    let control = cluster.control(old).unwrap();
+    control.admit(Rank(1), Incarnation(1), Epoch(0));
+    control.admit(new, Incarnation(1), Epoch(1));
+    let control = cluster.control(new).unwrap();
+    control.admit(old, Incarnation(1), Epoch(1));
+    control.set_next_epoch(Epoch(1));
+    std::thread::scope(|scope| {
+        for rank in [old, new] {
+            let fabric = cluster.fabric(rank).unwrap();
+            let mut buffer = EpBuffer::new(config.clone(), fabric).unwrap();
+            scope.spawn(move || {
+                let mut out = buffer.dispatch_output();
+                if rank == old {
+                    sleep(TIME_OUT / 2);
+                    buffer.dispatch(&[], &[], &[], 1, &mut out).unwrap();
+                    assert_eq!(buffer.losses()[0].rank, Rank(1));
+                }
+                let handle = buffer.dispatch(&[], &[], &[], 1, &mut out).unwrap();
+                assert_eq!(handle.epoch(), Epoch(1));
+                assert!(out.answered().contains(old) && out.answered().contains(new));
+                assert!(buffer.losses().is_empty());
+            });
+        }
+    });
 }

@@ -88,6 +88,7 @@ const KIND: usize = 4;
 const EPOCH: usize = 8;
 const TOKENS: usize = 24;
 const TOP_K: usize = 28;
+const INCARNATION: usize = 36;
 const FIRST_TOKEN: usize = 64;
 const FIRST_ENTRY: usize = FIRST_TOKEN + 8;
 
@@ -155,6 +156,28 @@ fn a_combine_that_does_not_fit_its_dispatch_is_left_out() {
 }
 
 #[test]
+fn partial_sums_of_a_life_that_was_not_in_the_dispatch_are_left_out() {
+    let (fake, mut buffer) = Fake::new(&config());
+    fake.write(Epoch(0), &fake.dispatch(Epoch(0), &[], 0.0));
+    fake.signal(Epoch(0), Epoch(0), LIFE);
+    let mut out = buffer.dispatch_output();
+    let handle = dispatch(&mut buffer, &mut out);
+    let next = Incarnation(LIFE.0 + 1);
+    fake.control.mask_now(PEER);
+    fake.control.admit(PEER, next, Epoch(1));
+    let mut bytes = fake.combine(Epoch(1), Some(Epoch(0)), 2, 4.0);
+    bytes[INCARNATION..INCARNATION + 4].copy_from_slice(&next.0.to_le_bytes());
+    fake.write(Epoch(1), &bytes);
+    fake.signal(Epoch(1), Epoch(1), next);
+    let mut combined = buffer.combine_output();
+    let expert_out = vec![bf16::ONE; buffer.expert_output().len()];
+    buffer.combine(&handle, &expert_out, &mut combined).unwrap();
+    assert_eq!(combined.missing(), [0b10, 0b1]);
+    assert_eq!(combined.x()[0], bf16::ONE);
+    assert!(buffer.losses().is_empty());
+}
+
+#[test]
 fn a_link_that_never_completes_is_given_up_before_its_source_is_overwritten() {
     let (fake, mut buffer) = Fake::new(&config());
     fake.cluster.hold(ME, PEER, true);
@@ -196,7 +219,8 @@ fn a_full_queue_is_given_up_in_time() {
 fn an_error_completion_ends_the_wait_at_once() {
     let patient = Config::builder(2, 4, HIDDEN as u32, 4)
         .max_top_k(2)
-        .time_out(Duration::from_secs(30))
+        // Stall reports, which would notice it too, begin after an eighth of this.
+        .time_out(Duration::from_secs(240))
         .build()
         .unwrap();
     let (fake, mut buffer) = Fake::new(&patient);

@@ -69,6 +69,19 @@ fn delays_and_overtaking_lanes_change_nothing() {
 }
 
 #[test]
+fn a_queue_of_one_entry_is_enough() {
+    let config = Config::builder(3, 7, 1024, 24).lanes(2).build().unwrap();
+    for delay in [0, 200] {
+        let network = Network {
+            depth: 1,
+            delay: Duration::from_micros(delay),
+            ..Network::default()
+        };
+        pairs(&config, network, &hashed_steps(&config, 5, 3));
+    }
+}
+
+#[test]
 fn one_rank_alone_and_ranks_without_experts() {
     let alone = Config::builder(1, 3, 8, 5).build().unwrap();
     pairs(&alone, Network::default(), &hashed_steps(&alone, 4, 2));
