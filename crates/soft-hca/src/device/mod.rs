@@ -11,7 +11,7 @@ pub(crate) use cq::Cq;
 pub(crate) use faults::FaultState;
 pub(crate) use objects::{ContextId, Mr, ObjectId, Pd, Span, Uar, Umem};
 pub(crate) use open::Device;
-pub(crate) use qp::{Path, Qp, QpBuffers, Source};
+pub(crate) use qp::{Landing, Path, Qp, QpBuffers, RECEIVE, ReceiveQueue, Source};
 pub(crate) use state::State;
 
 /// Entries of the GID table: RoCE v1 and RoCE v2 of the one address, in that

@@ -36,6 +36,37 @@ pub(crate) struct QpBuffers {
     pub(crate) rq_bytes: u64,
 }
 
+/// Place of the receive counter in the doorbell record.
+pub(crate) const RECEIVE: u64 = 0;
+/// Place of the send counter in the doorbell record.
+const SEND: u64 = 4;
+
+impl QpBuffers {
+    /// A counter of the doorbell record, modulo 65536.
+    pub(crate) fn counter(&self, place: u64) -> Option<u16> {
+        let counter = self.doorbell.region.load_be32(self.doorbell.offset + place);
+        // Only the low 16 bits count.
+        counter.map(|counter| counter as u16)
+    }
+}
+
+/// A receive buffer that the message under way goes to.
+#[derive(Clone, Debug)]
+pub(crate) struct Landing {
+    pub(crate) buffers: Box<[DataPtr]>,
+    /// Bytes that fit.
+    pub(crate) capacity: u64,
+}
+
+/// Progress of a receive queue.
+#[derive(Debug, Default)]
+pub(crate) struct ReceiveQueue {
+    /// Receive WQEs completed so far, modulo 65536.
+    pub(crate) head: u16,
+    /// The message under way has taken the WQE at the head.
+    pub(crate) landing: Option<Landing>,
+}
+
 /// A queue pair.
 #[derive(Debug)]
 pub(crate) struct Qp {
@@ -49,6 +80,7 @@ pub(crate) struct Qp {
     pub(crate) has_rq: bool,
     /// Send blocks fetched so far, modulo 65536.
     pub(crate) sq_head: u16,
+    pub(crate) rq: ReceiveQueue,
     pub(crate) path: Option<Path>,
     pub(crate) requester: Option<Requester<Source>>,
     pub(crate) responder: Option<Responder>,
@@ -57,7 +89,7 @@ pub(crate) struct Qp {
 }
 
 impl Qp {
-    pub(crate) const fn new(
+    pub(crate) fn new(
         number: u32,
         owner: ContextId,
         pd: u32,
@@ -74,6 +106,7 @@ impl Qp {
             buffers,
             has_rq: !no_rq,
             sq_head: 0,
+            rq: ReceiveQueue::default(),
             path: None,
             requester: None,
             responder: None,
@@ -90,16 +123,23 @@ impl Qp {
 
     /// Send blocks posted so far by the doorbell record, modulo 65536.
     pub(crate) fn posted(&self) -> u16 {
-        /// The send counter is the second of the record's two.
-        const SEND: u64 = 4;
-        let doorbell = &self.buffers.doorbell;
-        let counter = doorbell.region.load_be32(doorbell.offset + SEND);
-        counter.map_or(self.sq_head, |counter| counter as u16)
+        self.buffers.counter(SEND).unwrap_or(self.sq_head)
     }
 
-    /// Whether posted work is to be fetched: executed, or flushed.
-    pub(crate) fn fetches(&self) -> bool {
-        !self.qpc.no_sq() && matches!(self.state, QpState::Rts | QpState::Err)
+    /// Whether send WQEs wait to be executed, or WQEs to be flushed.
+    pub(crate) fn has_posted(&self) -> bool {
+        let sends = !self.qpc.no_sq() && self.posted() != self.sq_head;
+        match self.state {
+            QpState::Rts => sends,
+            QpState::Err => sends || self.has_receives(),
+            _ => false,
+        }
+    }
+
+    /// Whether receive WQEs are posted.
+    pub(crate) fn has_receives(&self) -> bool {
+        let posted = self.buffers.counter(RECEIVE);
+        self.has_rq && posted.is_some_and(|posted| posted != self.rq.head)
     }
 
     /// 2ERR_QP, or a fatal error: everything posted is flushed.
@@ -116,6 +156,7 @@ impl Qp {
     pub(crate) fn reset(&mut self) {
         self.state = QpState::Rst;
         self.sq_head = 0;
+        self.rq = ReceiveQueue::default();
         self.path = None;
         self.requester = None;
         self.responder = None;

@@ -20,9 +20,12 @@ impl State {
             stats,
             ..
         } = self;
-        let Some(qp) = qps.get_mut(&qpn).filter(|qp| qp.fetches()) else {
+        let Some(qp) = qps.get_mut(&qpn).filter(|qp| qp.has_posted()) else {
             return false;
         };
+        if qp.qpc.no_sq() {
+            return false;
+        }
         let size = 1u16 << qp.qpc.log_sq_size();
         let mut any = false;
         loop {

@@ -6,7 +6,7 @@ use mlx5gda_sys::prm::Qpc;
 use mlx5gda_sys::wqe::DataPtr;
 
 use crate::device::{Mr, Source};
-use crate::rc::{Access, AtomicOp, Fault, Target};
+use crate::rc::{Access, AtomicOp, Fault};
 
 /// The memory regions of a device.
 pub(super) type Regions = HashMap<u32, Mr>;
@@ -40,17 +40,14 @@ pub(super) fn gather(
 pub(super) fn scatter(
     regions: &Regions,
     pd: u32,
-    source: &Source,
+    list: &[DataPtr],
     offset: u32,
     data: &[u8],
 ) -> bool {
-    match source {
-        Source::Inline(_) => false,
-        Source::Gather(list) => walk(list, offset, data.len(), |segment, skip, at, len| {
-            local(regions, pd, segment, skip, len)
-                .is_some_and(|(mr, offset)| mr.region.write(offset, &data[at..at + len]))
-        }),
-    }
+    walk(list, offset, data.len(), |segment, skip, at, len| {
+        local(regions, pd, segment, skip, len)
+            .is_some_and(|(mr, offset)| mr.region.write(offset, &data[at..at + len]))
+    })
 }
 
 /// Whether all of a work request's local buffers are covered by their keys.
@@ -103,15 +100,16 @@ fn walk(
     done == len
 }
 
-/// What a queue pair's peer can reach.
+/// The memory that a queue pair's peer can reach.
+#[derive(Copy, Clone)]
 pub(super) struct Reach<'a> {
     pub(super) regions: &'a Regions,
     pub(super) pd: u32,
     pub(super) qpc: &'a Qpc,
 }
 
-impl Reach<'_> {
-    fn find(&self, rkey: u32, addr: u64, len: u64, access: Access) -> Result<(&Mr, u64), Fault> {
+impl<'a> Reach<'a> {
+    fn find(&self, rkey: u32, addr: u64, len: u64, access: Access) -> Result<(&'a Mr, u64), Fault> {
         let enabled = match access {
             Access::Write => self.qpc.rwe(),
             Access::Read => self.qpc.rre(),
@@ -126,6 +124,21 @@ impl Reach<'_> {
         Ok((mr, offset))
     }
 
+    /// Whether `len` bytes may be accessed so. The key of an empty message is
+    /// not looked at (compliance statement C9-88).
+    pub(super) fn check(
+        &self,
+        rkey: u32,
+        addr: u64,
+        len: u32,
+        access: Access,
+    ) -> Result<(), Fault> {
+        if len == 0 {
+            return Ok(());
+        }
+        self.find(rkey, addr, u64::from(len), access).map(|_| ())
+    }
+
     /// Reads memory for a READ response.
     pub(super) fn read(&self, rkey: u32, addr: u64, to: &mut [u8]) -> Result<(), Fault> {
         if to.is_empty() {
@@ -137,18 +150,9 @@ impl Reach<'_> {
             .then_some(())
             .ok_or(Fault::Access)
     }
-}
 
-impl Target for Reach<'_> {
-    fn check(&mut self, rkey: u32, addr: u64, len: u32, access: Access) -> Result<(), Fault> {
-        if len == 0 {
-            // The key of an empty message is not looked at (C9-88).
-            return Ok(());
-        }
-        self.find(rkey, addr, u64::from(len), access).map(|_| ())
-    }
-
-    fn write(&mut self, rkey: u32, addr: u64, data: &[u8]) -> Result<(), Fault> {
+    /// Writes memory for a WRITE.
+    pub(super) fn write(&self, rkey: u32, addr: u64, data: &[u8]) -> Result<(), Fault> {
         let (mr, offset) = self.find(rkey, addr, data.len() as u64, Access::Write)?;
         mr.region
             .write(offset, data)
@@ -156,18 +160,9 @@ impl Target for Reach<'_> {
             .ok_or(Fault::Access)
     }
 
-    fn atomic(&mut self, rkey: u32, addr: u64, op: AtomicOp) -> Result<u64, Fault> {
+    /// Executes an atomic.
+    pub(super) fn atomic(&self, rkey: u32, addr: u64, op: AtomicOp) -> Result<u64, Fault> {
         let (mr, offset) = self.find(rkey, addr, 8, Access::Atomic)?;
         mr.region.atomic(offset, op).ok_or(Fault::Access)
     }
-
-    fn receive_begin(&mut self) -> Result<(), Fault> {
-        Err(Fault::Unsupported)
-    }
-
-    fn receive_data(&mut self, _: u32, _: &[u8]) -> Result<(), Fault> {
-        Err(Fault::Unsupported)
-    }
-
-    fn receive_end(&mut self, _: u32, _: Option<u32>, _: bool, _: bool) {}
 }

@@ -5,6 +5,7 @@ mod complete;
 mod fetch;
 mod memory;
 mod receive;
+mod receive_queue;
 mod transmit;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,7 +98,7 @@ impl Engine<'_> {
         self.scan_doorbells(&mut state, now);
         let mut deadline: Option<Instant> = None;
         for qpn in std::mem::take(&mut state.hot) {
-            busy |= state.fetch(qpn);
+            busy |= state.fetch(qpn) | state.flush_receives(qpn);
             busy |= self.transmit(&mut state, qpn, now);
             busy |= state.complete(qpn);
             let Some(qp) = state.qps.get_mut(&qpn) else {
@@ -105,8 +106,7 @@ impl Engine<'_> {
             };
             let waiting = qp.requester.as_ref().is_some_and(|r| r.pending() > 0);
             let answering = qp.responder.as_ref().is_some_and(|r| r.has_answers());
-            let posted = qp.fetches() && qp.posted() != qp.sq_head;
-            qp.hot = waiting || answering || posted;
+            qp.hot = waiting || answering || qp.has_posted();
             if qp.hot {
                 let at = qp.requester.as_ref().and_then(|r| r.deadline());
                 deadline = deadline.into_iter().chain(at).min();
@@ -130,7 +130,7 @@ impl Engine<'_> {
         self.scanned = now;
         let State { qps, hot, .. } = state;
         for qp in qps.values_mut() {
-            if !qp.hot && qp.fetches() && qp.posted() != qp.sq_head {
+            if !qp.hot && qp.has_posted() {
                 qp.hot = true;
                 hot.push(qp.number);
             }

@@ -6,7 +6,8 @@ use std::time::Instant;
 use mlx5gda_sys::prm::QpState;
 
 use super::memory::{Reach, scatter};
-use crate::device::State;
+use super::receive_queue::ResponderSide;
+use crate::device::{Source, State};
 use crate::stats::DropReason;
 use crate::wire::icrc::{self, Verdict};
 use crate::wire::{Flow, decode};
@@ -41,7 +42,11 @@ impl State {
         }
         let bth = packet.headers.bth;
         let Self {
-            qps, mrs, stats, ..
+            qps,
+            mrs,
+            cqs,
+            stats,
+            ..
         } = self;
         let qp = qps.get_mut(&bth.dest_qpn).ok_or(DropReason::UnknownQp)?;
         let to_responder = bth.opcode.is_request();
@@ -57,12 +62,19 @@ impl State {
         if to_responder {
             let responder = qp.responder.as_mut().ok_or(DropReason::QpState)?;
             let (duplicates, early) = responder.counts();
-            let mut reach = Reach {
-                regions: mrs,
-                pd,
-                qpc: &qp.qpc,
+            let mut side = ResponderSide {
+                qpn: qp.number,
+                reach: Reach {
+                    regions: mrs,
+                    pd,
+                    qpc: &qp.qpc,
+                },
+                buffers: &qp.buffers,
+                queue: qp.has_rq.then_some(&mut qp.rq),
+                cqs,
+                stats,
             };
-            responder.on_packet(&packet, &mut reach);
+            responder.on_packet(&packet, &mut side);
             let (duplicates_now, early_now) = responder.counts();
             stats.duplicates += duplicates_now - duplicates;
             stats.out_of_order += early_now - early;
@@ -71,8 +83,9 @@ impl State {
             }
         } else {
             let requester = qp.requester.as_mut().ok_or(DropReason::QpState)?;
-            requester.on_packet(now, &packet, &mut |source, offset, data| {
-                scatter(mrs, pd, source, offset, data)
+            requester.on_packet(now, &packet, &mut |source, offset, data| match source {
+                Source::Gather(list) => scatter(mrs, pd, list, offset, data),
+                Source::Inline(_) => false,
             });
         }
         self.make_hot(bth.dest_qpn);

@@ -47,7 +47,9 @@ pub enum Fault {
     Unsupported,
     /// No receive buffer at the moment.
     NotReady,
-    /// The receive buffer is too short, or not accessible.
+    /// The receive buffer is too short.
+    Length,
+    /// The receive buffer is not accessible.
     Operation,
 }
 
@@ -55,7 +57,7 @@ impl Fault {
     const fn code(self, min_rnr_nak: u8) -> AckCode {
         match self {
             Self::Access => AckCode::Nak(NakCode::RemoteAccess),
-            Self::Unsupported => AckCode::Nak(NakCode::InvalidRequest),
+            Self::Unsupported | Self::Length => AckCode::Nak(NakCode::InvalidRequest),
             Self::NotReady => AckCode::RnrNak { timer: min_rnr_nak },
             Self::Operation => AckCode::Nak(NakCode::RemoteOperational),
         }
@@ -113,7 +115,7 @@ pub trait Target {
     fn receive_data(&mut self, offset: u32, data: &[u8]) -> Result<(), Fault>;
 
     /// The message that took the receive buffer is complete.
-    fn receive_end(&mut self, len: u32, immediate: Option<u32>, solicited: bool, is_write: bool);
+    fn receive_end(&mut self, len: u32, immediate: Option<u32>, is_write: bool);
 }
 
 /// Which memory a READ response carries.
@@ -369,16 +371,14 @@ impl Responder {
             len,
         });
         if opcode.has_immediate() {
-            let bth = &packet.headers.bth;
-            target.receive_end(len, packet.headers.immediate, bth.solicited, true);
+            target.receive_end(len, packet.headers.immediate, true);
         }
         self.accept(packet);
         Ok(())
     }
 
     fn send(&mut self, packet: &Packet<'_>, target: &mut dyn Target) -> Result<(), Fault> {
-        let bth = &packet.headers.bth;
-        let position = bth.opcode.position();
+        let position = packet.headers.bth.opcode.position();
         let received = match self.message {
             None => {
                 target.receive_begin()?;
@@ -396,7 +396,7 @@ impl Responder {
             .ok_or(Fault::Unsupported)?;
         self.message = (!position.is_end()).then_some(Message::Send { received });
         if position.is_end() {
-            target.receive_end(received, packet.headers.immediate, bth.solicited, false);
+            target.receive_end(received, packet.headers.immediate, false);
         }
         self.accept(packet);
         Ok(())

@@ -58,7 +58,7 @@ impl Target for Peer {
         Ok(())
     }
 
-    fn receive_end(&mut self, len: u32, immediate: Option<u32>, _: bool, is_write: bool) {
+    fn receive_end(&mut self, len: u32, immediate: Option<u32>, is_write: bool) {
         if !is_write {
             assert_eq!(len as usize, self.buffer.len());
         }

@@ -13,7 +13,7 @@ use mlx5gda_sys::prm::{
     opt_param,
 };
 use mlx5gda_sys::table::FnTable;
-use mlx5gda_sys::wqe::{Post, Wqe};
+use mlx5gda_sys::wqe::{DataPtr, Post, Wqe};
 use soft_hca::Config;
 
 pub(crate) const ACCESS: u32 = ffi::IBV_ACCESS_LOCAL_WRITE
@@ -301,6 +301,50 @@ impl Client {
         qpc.set_dbr_umem_valid(true);
         qpc.set_dbr_addr(doorbell);
         (input, queue, doorbell)
+    }
+
+    /// A queue pair with `2^log` send blocks and `2^log` receive WQEs of two
+    /// buffers each.
+    pub(crate) fn qp_with_receives(&mut self, cq: &Cq, log: u32) -> Qp {
+        let (mut input, ..) = self.qp_command(cq.number, log);
+        let receive_bytes = 32 << log;
+        let queue = self.take(receive_bytes + (64 << log));
+        input.set_wq_umem_offset(queue);
+        let qpc = &mut input.qpc;
+        qpc.set_rq_type(RqType::Regular.code()).unwrap();
+        qpc.set_log_rq_size(log).unwrap();
+        qpc.set_log_rq_stride(1).unwrap();
+        let (object, out) = self.create(input).unwrap();
+        Qp {
+            object,
+            number: out.qpn(),
+            queue: queue + receive_bytes,
+            doorbell: input.qpc.dbr_addr(),
+            log,
+            posted: 0,
+        }
+    }
+
+    /// Posts the receive WQE with this index.
+    pub(crate) fn post_receive(&self, qp: &Qp, index: u16, buffers: &[DataPtr]) {
+        let slot = u64::from(index) & ((1 << qp.log) - 1);
+        let at = qp.queue - (32 << qp.log) + slot * 32;
+        let mut wqe = [0u8; 32];
+        // A list shorter than the stride ends with the invalid key.
+        wqe[20..24].copy_from_slice(&0x100u32.to_be_bytes());
+        for (segment, buffer) in wqe.as_chunks_mut::<16>().0.iter_mut().zip(buffers) {
+            segment[..4].copy_from_slice(&buffer.len.to_be_bytes());
+            segment[4..8].copy_from_slice(&buffer.lkey.to_be_bytes());
+            segment[8..].copy_from_slice(&buffer.addr.to_be_bytes());
+        }
+        let to = self.control(at);
+        // SAFETY: in control memory; not looked at before the doorbell record
+        // says so.
+        unsafe { ptr::copy_nonoverlapping(wqe.as_ptr(), to, 32) };
+        let record = u32::from(index.wrapping_add(1)).to_be();
+        // SAFETY: in control memory, aligned.
+        unsafe { AtomicU32::from_ptr(self.control(qp.doorbell).cast()) }
+            .store(record, Ordering::Release);
     }
 
     pub(crate) fn qp(&mut self, cq: &Cq, log: u32) -> Qp {

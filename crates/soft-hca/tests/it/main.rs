@@ -4,3 +4,4 @@
 mod client;
 mod commands;
 mod end_to_end;
+mod receives;
