@@ -45,8 +45,8 @@ impl Device {
             #[cfg(feature = "soft")]
             Nic::Soft { address } => {
                 let mut config = soft_hca::Config::from_env().map_err(soft_hca::Error::from)?;
-                if let (Some(address), Some(device)) = (address, config.devices.first_mut()) {
-                    device.address = Some(*address);
+                if let Some(address) = address {
+                    config.addresses = vec![*address];
                 }
                 Self::from_table(soft_hca::fn_table(config)?, None, 1)
             }
