@@ -89,6 +89,12 @@ impl Block {
         self.node
     }
 
+    /// For an owner that is about to disappear.
+    #[cfg(feature = "sync")]
+    pub(crate) fn duplicate(&self) -> Self {
+        Self { ..*self }
+    }
+
     /// In granules.
     #[inline]
     pub(crate) fn span(&self) -> Span {

@@ -26,7 +26,7 @@
 //! fits, and neighbours are merged the moment a block is freed.
 
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, feature = "std"))]
 extern crate std;
 
 mod block;
@@ -36,7 +36,10 @@ mod figures;
 mod generation;
 mod heap;
 mod index;
+#[cfg(feature = "sync")]
+mod lock;
 mod nodes;
+mod picture;
 mod place;
 mod resize;
 #[cfg(feature = "sync")]
@@ -49,5 +52,5 @@ pub use error::{AllocError, FreeAtError, FreeError, GranuleError, GrowError};
 pub use figures::Blocks;
 pub use heap::Heap;
 #[cfg(feature = "sync")]
-pub use shared::SharedHeap;
+pub use shared::{SharedBlock, SharedHeap};
 pub use stats::Stats;

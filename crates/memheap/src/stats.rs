@@ -2,6 +2,7 @@
 
 /// A snapshot of a heap's figures. Sizes are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Stats {
     /// What the heap manages: its size rounded down to whole granules.

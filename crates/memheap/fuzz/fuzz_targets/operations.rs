@@ -1,0 +1,24 @@
+//! Any stream of operations, against the model:
+//! `cargo +nightly fuzz run operations -- -max_total_time=60`, in `crates/memheap`.
+#![no_main]
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+
+use common::{Op, Pair};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some(([granule_bits, size_bits], operations)) = bytes.split_first_chunk() else {
+        return;
+    };
+    let granule = 1 << (granule_bits % 16);
+    let mut pair = Pair::new((1 << (size_bits % 40)) | 1, granule.max(1 << 8));
+    for operation in operations.as_chunks::<9>().0 {
+        pair.apply(Op::decode(*operation));
+        pair.check();
+    }
+    if pair.live() > 0 {
+        pair.finish();
+    }
+});
