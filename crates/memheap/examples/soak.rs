@@ -30,7 +30,7 @@ fn main() {
     let (mut operations, mut heaps, mut most_live) = (0u64, 0u64, 0);
     while Instant::now() < end {
         let granule = 1 << random.random_range(0..13);
-        let mut pair = Pair::new(1 << random.random_range(20..36), granule);
+        let mut pair = Pair::new(1 << random.random_range(20..32), granule);
         for op in 0..OPS_PER_HEAP {
             pair.apply(Op::decode(random.random()));
             operations += 1;

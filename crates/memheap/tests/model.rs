@@ -24,12 +24,12 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<usize>().prop_map(|pick| Op::FreeStale { pick }),
         1 => Just(Op::FreeForeign),
         1 => by.prop_map(|by| Op::Grow { by }),
-        1 => Just(Op::Shrink),
+        1 => any::<bool>().prop_map(|back| Op::Shrink { back }),
     ]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn heap_agrees_with_an_interval_list(

@@ -8,15 +8,32 @@ use memheap::{AllocError, Block, FreeAtError, FreeError, GrowError, Heap};
 /// What is done to both. `pick` chooses a block.
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
-    Alloc { size: u64, align_bits: u32 },
+    Alloc {
+        size: u64,
+        align_bits: u32,
+    },
+    /// And free it again.
     AllocLargest,
-    Free { pick: usize },
-    FreeAt { pick: usize },
-    FreeAtAnywhere { offset: u64 },
-    FreeStale { pick: usize },
+    Free {
+        pick: usize,
+    },
+    FreeAt {
+        pick: usize,
+    },
+    FreeAtAnywhere {
+        offset: u64,
+    },
+    FreeStale {
+        pick: usize,
+    },
     FreeForeign,
-    Grow { by: u64 },
-    Shrink,
+    Grow {
+        by: u64,
+    },
+    /// And grow by as much, if `back`.
+    Shrink {
+        back: bool,
+    },
 }
 
 impl Op {
@@ -25,27 +42,30 @@ impl Op {
         let [kind, rest @ ..] = bytes;
         let number = u64::from_le_bytes(rest);
         let pick = number as usize;
-        match kind % 32 {
-            0..=13 => Self::Alloc {
+        match kind % 64 {
+            0..=35 => Self::Alloc {
                 // The low bits of the number say how large the size is at most.
-                size: (number >> 12) >> (number % 52),
-                align_bits: match number >> 6 & 63 {
+                size: number >> (32 + number % 32),
+                align_bits: match number >> 5 & 63 {
                     bits @ 0..24 => bits as u32,
                     _ => 0,
                 },
             },
-            14 => Self::AllocLargest,
-            15..=24 => Self::Free { pick },
-            25 | 26 => Self::FreeAt { pick },
-            27 => Self::FreeAtAnywhere {
+            36 => Self::AllocLargest,
+            37..=54 => Self::Free { pick },
+            55..=57 => Self::FreeAt { pick },
+            58 => Self::FreeAtAnywhere {
                 offset: number >> (number % 64),
             },
-            28 => Self::FreeStale { pick },
-            29 => Self::FreeForeign,
-            30 => Self::Grow {
-                by: number >> 8 >> (40 + number % 16),
+            59 => Self::FreeStale { pick },
+            60 => Self::FreeForeign,
+            61 => Self::Grow {
+                by: number >> (48 + number % 16),
             },
-            _ => Self::Shrink,
+            62 => Self::Shrink { back: true },
+            _ => Self::Shrink {
+                back: number % 64 != 0,
+            },
         }
     }
 }
@@ -171,6 +191,9 @@ impl Pair {
                 let before = self.blocks.len();
                 self.alloc(largest, 1);
                 assert_eq!(self.blocks.len() - before, usize::from(largest != 0));
+                if largest != 0 {
+                    self.apply(Op::Free { pick: before });
+                }
             }
             Op::Free { pick } => {
                 if let Some(block) = take(&mut self.blocks, pick) {
@@ -212,10 +235,14 @@ impl Pair {
                 }
             }
             Op::Grow { by } => self.grow(by),
-            Op::Shrink => {
+            Op::Shrink { back } => {
+                let before = self.model.size;
                 let end = self.model.live.values().next_back().copied();
-                assert_eq!(self.heap.shrink_to_fit(), end.unwrap_or(0));
                 self.model.size = end.unwrap_or(0);
+                assert_eq!(self.heap.shrink_to_fit(), self.model.size);
+                if back {
+                    self.grow(before - self.model.size);
+                }
             }
         }
     }
