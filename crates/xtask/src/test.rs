@@ -50,11 +50,12 @@ enum Outcome {
 type Found = (Outcome, Counts);
 type Part = (&'static str, fn() -> Result<Found>);
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     ("format", format),
     ("clippy", clippy),
     ("tests", tests),
     ("doc-tests", doc_tests),
+    ("loom", loom),
     ("docs", docs),
     ("downstream", downstream),
     ("package", package),
@@ -115,6 +116,7 @@ fn clippy() -> Result<Found> {
         "clippy",
         "--quiet",
         "--workspace",
+        "--all-features",
         "--all-targets",
         "--",
         "-D",
@@ -126,19 +128,54 @@ fn tests() -> Result<Found> {
     let kinds = ["--lib", "--bins", "--tests", "--examples"];
     check(
         cargo()?
-            .args(["test", "--workspace", "--no-fail-fast"])
+            .args(["test", "--workspace", "--all-features", "--no-fail-fast"])
             .args(kinds),
     )
 }
 
 fn doc_tests() -> Result<Found> {
-    check(cargo()?.args(["test", "--workspace", "--no-fail-fast", "--doc"]))
+    check(cargo()?.args([
+        "test",
+        "--workspace",
+        "--all-features",
+        "--no-fail-fast",
+        "--doc",
+    ]))
+}
+
+/// Tests of every interleaving, which are built with replacements of the atomics.
+fn loom() -> Result<Found> {
+    let target = msrv::metadata()?.target_directory.join("loom");
+    let (mut outcome, mut counts) = (Outcome::Passed, Counts::default());
+    let transport = "--package=ep-transport --no-default-features --lib loom";
+    let heap = "--package=memheap --features=sync --test=loom";
+    for tests in [transport, heap] {
+        let (found, number) = check(
+            cargo()?
+                .arg("test")
+                .arg("--target-dir")
+                .arg(&target)
+                .args(tests.split(' '))
+                .env("RUSTFLAGS", "--cfg loom"),
+        )?;
+        counts.add(number);
+        if !matches!(found, Outcome::Passed) {
+            outcome = found;
+        }
+    }
+    Ok((outcome, counts))
 }
 
 fn docs() -> Result<Found> {
     check(
         cargo()?
-            .args(["doc", "--quiet", "--workspace", "--no-deps"])
+            .args([
+                "doc",
+                "--quiet",
+                "--workspace",
+                "--all-features",
+                "--no-deps",
+            ])
             .env("RUSTDOCFLAGS", "-D warnings"),
     )
 }
