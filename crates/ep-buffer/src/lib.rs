@@ -7,6 +7,39 @@
 //! out and reported per token, and a rank that is admitted takes part from the
 //! agreed epoch on, while nobody else stops.
 //!
+//! ```
+//! use ep_buffer::testing::{Cluster, Network};
+//! use ep_buffer::{Config, EpBuffer};
+//! use half::bf16;
+//!
+//! // Two ranks, four experts, rows of 8 elements, at most 16 tokens a rank.
+//! let config = Config::builder(2, 4, 8, 16).max_top_k(2).build()?;
+//! let (_cluster, fabrics) = Cluster::with_ranks(&config, Network::default(), 2)?;
+//! std::thread::scope(|scope| {
+//!     for fabric in fabrics {
+//!         let mut buffer = EpBuffer::new(config.clone(), fabric).unwrap();
+//!         scope.spawn(move || {
+//!             let mut received = buffer.dispatch_output();
+//!             let mut combined = buffer.combine_output();
+//!             // One token, to expert 0 (of rank 0) and expert 3 (of rank 1).
+//!             let x = [bf16::ONE; 8];
+//!             let handle = buffer
+//!                 .dispatch(&x, &[0, 3], &[0.25, 0.75], 2, &mut received)
+//!                 .unwrap();
+//!             // Experts that return their input.
+//!             let expert_out = received.recv_x().to_vec();
+//!             buffer.combine(&handle, &expert_out, &mut combined).unwrap();
+//!             assert_eq!(combined.x(), x);
+//!             assert_eq!(combined.missing(), [0]);
+//!         });
+//!     }
+//! });
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Between processes the fabric is an [`ep_transport::Group`] whose region has
+//! [`Config::footprint`] bytes; the example `moe_layer` shows all of it.
+//!
 //! The buffer needs [`Config::footprint`] bytes of a group's shared region, which
 //! depends on ranks and tokens and not on the number of experts.
 

@@ -112,20 +112,21 @@ impl Model {
     /// The reference: the same expert in f64, nothing rounded.
     pub(crate) fn reference(&self, expert: u32, x: &[bf16]) -> Vec<f64> {
         let weights = &self.experts[expert as usize];
-        let column = |matrix: &[f32], j: usize| -> f64 {
-            let column = matrix[j..].iter().step_by(self.inter);
-            column.zip(x).map(|(w, x)| f64::from(*w) * x.to_f64()).sum()
-        };
-        let mut out = vec![0.0; self.hidden];
-        for j in 0..self.inter {
-            let gate = column(&weights.gate, j);
-            let activation = gate / (1.0 + (-gate).exp()) * column(&weights.up, j);
-            let row = &weights.down[j * self.hidden..(j + 1) * self.hidden];
-            for (out, w) in out.iter_mut().zip(row) {
-                *out += activation * f64::from(*w);
+        let product = |x: &[f64], matrix: &[f32], columns: usize| -> Vec<f64> {
+            let mut out = vec![0.0; columns];
+            for (x, row) in x.iter().zip(matrix.chunks_exact(columns)) {
+                for (out, w) in out.iter_mut().zip(row) {
+                    *out += x * f64::from(*w);
+                }
             }
-        }
-        out
+            out
+        };
+        let x: Vec<f64> = x.iter().map(|x| x.to_f64()).collect();
+        let gate = product(&x, &weights.gate, self.inter);
+        let up = product(&x, &weights.up, self.inter);
+        let silu = |gate: f64| gate / (1.0 + (-gate).exp());
+        let inner: Vec<f64> = gate.iter().zip(&up).map(|(g, u)| silu(*g) * u).collect();
+        product(&inner, &weights.down, self.hidden)
     }
 }
 

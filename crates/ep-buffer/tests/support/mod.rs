@@ -10,7 +10,7 @@ pub(crate) mod fake;
 
 use ep_buffer::testing::{Cluster, Network, TestFabric};
 use ep_buffer::{Config, EpBuffer};
-use ep_transport::Rank;
+use ep_transport::{Fabric, Rank};
 use half::bf16;
 use std::thread;
 use std::time::Duration;
@@ -101,8 +101,8 @@ pub(crate) fn expert(expert: u32, x: f64) -> f64 {
 }
 
 /// Runs the experts of `buffer` on what a dispatch delivered.
-pub(crate) fn run_experts(
-    buffer: &Buffer,
+pub(crate) fn run_experts<F: Fabric>(
+    buffer: &EpBuffer<F>,
     out: &ep_buffer::DispatchOutput,
     expert_out: &mut [bf16],
 ) {
@@ -138,8 +138,8 @@ pub(crate) fn expected_rows(
 }
 
 /// Compares all that a dispatch delivered with what `sources` brought.
-pub(crate) fn check_dispatch(
-    buffer: &Buffer,
+pub(crate) fn check_dispatch<F: Fabric>(
+    buffer: &EpBuffer<F>,
     out: &ep_buffer::DispatchOutput,
     tokens: &[Tokens],
     sources: &[Rank],

@@ -1,0 +1,116 @@
+//! The buffer on real groups: queue pairs of the software NIC, and windows.
+
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+mod support;
+
+use ep_buffer::{Config, EpBuffer};
+use ep_transport::store::MemStore;
+use ep_transport::{Epoch, Fabric, Group, GroupConfig, Path, Rank};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+use support::{Tokens, check_combine, check_dispatch, run_experts};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const VICTIM: Rank = Rank(2);
+/// The victim dies after the dispatch with this epoch.
+const LAST_OF_VICTIM: Epoch = Epoch(6);
+/// Epochs that all ranks do together after the victim is back.
+const TOGETHER: u64 = 8;
+
+fn open(config: &Config, path: Path, rank: Rank, store: &MemStore) -> (EpBuffer<Group>, Epoch) {
+    let settings = GroupConfig {
+        path,
+        ..GroupConfig::new(rank, config.capacity())
+    };
+    let store = Arc::new(store.clone());
+    let mut group = Group::open(&settings, config.footprint(), store).unwrap();
+    let from = group.wait_admitted(PATIENCE).unwrap();
+    (EpBuffer::new(config.clone(), group).unwrap(), from)
+}
+
+/// Steps until `until`, each checked. Returns the epochs of steps that somebody was
+/// missing from.
+fn live(config: &Config, mut buffer: EpBuffer<Group>, until: &AtomicU64, dies: bool) -> Vec<Epoch> {
+    let rank = buffer.rank();
+    let mut received = buffer.dispatch_output();
+    let mut combined = buffer.combine_output();
+    let mut expert_out = buffer.expert_output();
+    let mut lacking = Vec::new();
+    while buffer.fabric().control().next_epoch().0 < until.load(SeqCst) {
+        let epoch = buffer.fabric().control().next_epoch();
+        let all: Vec<Tokens> = (0..config.capacity())
+            .map(|r| Tokens::hashed(config, epoch.0, Rank(r), 16, 4))
+            .collect();
+        let own = &all[rank.index()];
+        let handle = buffer
+            .dispatch(&own.x, &own.topk_idx, &own.topk_weights, 4, &mut received)
+            .unwrap();
+        assert_eq!(handle.epoch(), epoch);
+        let sources: Vec<Rank> = received.answered().iter().collect();
+        check_dispatch(&buffer, &received, &all, &sources);
+        if dies && epoch == LAST_OF_VICTIM {
+            break;
+        }
+        run_experts(&buffer, &received, &mut expert_out);
+        buffer.combine(&handle, &expert_out, &mut combined).unwrap();
+        let present: Vec<Rank> = combined.answered().iter().collect();
+        check_combine(config, own, &combined, &present);
+        if present.len() < config.capacity() as usize {
+            assert_eq!(present, [Rank(0), Rank(1)]);
+            lacking.push(epoch);
+        }
+    }
+    if !dies {
+        buffer.fabric().finish(PATIENCE).unwrap();
+    }
+    lacking
+}
+
+fn a_rank_dies_in_the_middle_of_a_step_and_another_takes_its_place(path: Path) {
+    // Slots of several chunks, so that all lanes carry some of each.
+    let config = Config::builder(3, 7, 1024, 16)
+        .max_top_k(4)
+        .time_out(Duration::from_secs(3))
+        .build()
+        .unwrap();
+    let store = MemStore::new();
+    let until = AtomicU64::new(u64::MAX);
+    let come_back = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for rank in (0..3).map(Rank) {
+            let (config, store, until, come_back) = (&config, &store, &until, &come_back);
+            scope.spawn(move || {
+                let (buffer, from) = open(config, path, rank, store);
+                assert_eq!(from, Epoch(0));
+                let lacking = live(config, buffer, until, rank == VICTIM);
+                if rank == VICTIM {
+                    assert_eq!(lacking, []);
+                    let (buffer, from) = open(config, path, rank, store);
+                    assert!(from > LAST_OF_VICTIM && from.0.is_multiple_of(2));
+                    come_back.store(from.0, SeqCst);
+                    until.store(from.0 + TOGETHER, SeqCst);
+                    assert_eq!(live(config, buffer, until, false), []);
+                } else {
+                    // From the step of its death to the one before its return.
+                    let from = come_back.load(SeqCst);
+                    let expected: Vec<Epoch> =
+                        (LAST_OF_VICTIM.0..from).step_by(2).map(Epoch).collect();
+                    assert_eq!(lacking, expected);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn over_queue_pairs() {
+    a_rank_dies_in_the_middle_of_a_step_and_another_takes_its_place(Path::Rdma);
+}
+
+#[test]
+fn over_windows() {
+    a_rank_dies_in_the_middle_of_a_step_and_another_takes_its_place(Path::Window);
+}
