@@ -28,6 +28,10 @@ pub struct Config {
     pub automatic: usize,
     /// Active MTU of each port.
     pub mtu: Mtu,
+    /// Whether datagrams to loopback addresses are handed to the system many at
+    /// a time. A capture on loopback shows them in one piece then, which packet
+    /// dissectors do not understand. Takes effect when a device is opened.
+    pub batching: bool,
     /// Faults from the start.
     pub faults: Faults,
 }
@@ -39,6 +43,7 @@ impl Default for Config {
             addresses: Vec::new(),
             automatic: 1,
             mtu: Mtu::Bytes4096,
+            batching: true,
             faults: Faults::default(),
         }
     }
@@ -95,6 +100,7 @@ impl Config {
     /// | --- | --- | --- |
     /// | `SOFT_HCA_ADDRS` | addresses separated by commas, one device each, or `auto` | `auto` |
     /// | `SOFT_HCA_MTU` | active MTU in bytes | 4096 |
+    /// | `SOFT_HCA_BATCH` | 0 sends datagrams one by one | 1 |
     /// | `SOFT_HCA_LOSS` | probability that a datagram is lost | 0 |
     /// | `SOFT_HCA_SEED` | seed of what is lost | 0 |
     /// | `SOFT_HCA_FAIL_COMMAND` | number of the command that fails | none |
@@ -154,6 +160,7 @@ impl Config {
             addresses,
             automatic: 1,
             mtu,
+            batching: number("SOFT_HCA_BATCH")? != Some(0),
             faults,
         })
     }
@@ -183,6 +190,7 @@ mod tests {
         let config = parse(&[
             ("SOFT_HCA_ADDRS", "127.0.0.5, 127.0.0.6"),
             ("SOFT_HCA_MTU", "1024"),
+            ("SOFT_HCA_BATCH", "0"),
             ("SOFT_HCA_LOSS", "0.25"),
             ("SOFT_HCA_SEED", "9"),
             ("SOFT_HCA_FAIL_COMMAND", "3"),
@@ -192,6 +200,7 @@ mod tests {
             addresses: vec![Ipv4Addr::new(127, 0, 0, 5), Ipv4Addr::new(127, 0, 0, 6)],
             automatic: 1,
             mtu: Mtu::Bytes1024,
+            batching: false,
             faults: Faults {
                 loss: 0.25,
                 seed: 9,

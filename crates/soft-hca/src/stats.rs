@@ -79,6 +79,12 @@ impl Stats {
         *self.drops.entry(reason).or_default() += 1;
     }
 
+    pub(crate) fn drop_packets(&mut self, reason: DropReason, count: u64) {
+        if count > 0 {
+            *self.drops.entry(reason).or_default() += count;
+        }
+    }
+
     /// Commands executed in all.
     pub fn total_commands(&self) -> u64 {
         self.commands.values().sum()

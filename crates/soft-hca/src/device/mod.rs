@@ -36,8 +36,8 @@ pub(crate) mod limits {
     pub(crate) const WQE_BYTES: usize = 1024;
     /// Number of the event queue.
     pub(crate) const EQN: u32 = 11;
-    /// Packets that one queue pair has in flight.
-    pub(crate) const WINDOW_PACKETS: u32 = 128;
-    /// Bytes that one queue pair has in flight.
-    pub(crate) const WINDOW_BYTES: u32 = 256 << 10;
+    /// Packets that one queue pair has in flight, at most.
+    pub(crate) const WINDOW_PACKETS: u32 = 512;
+    /// Bytes that one queue pair has in flight, at most.
+    pub(crate) const WINDOW_BYTES: u32 = 1 << 20;
 }

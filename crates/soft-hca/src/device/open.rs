@@ -79,6 +79,7 @@ impl Device {
             });
         }
         state.mtu = config.mtu;
+        state.batching = config.batching;
         state.faults = FaultState::new(config.faults);
         Ok(())
     }

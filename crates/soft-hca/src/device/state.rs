@@ -20,6 +20,8 @@ pub(crate) struct State {
     pub(crate) name: String,
     pub(crate) address: Ipv4Addr,
     pub(crate) mtu: Mtu,
+    /// Datagrams to loopback addresses are sent many at a time.
+    pub(crate) batching: bool,
     pub(crate) pds: HashMap<u32, Pd>,
     /// By key, local and remote alike.
     pub(crate) mrs: HashMap<u32, Mr>,
@@ -45,6 +47,7 @@ impl State {
             name,
             address,
             mtu: config.mtu,
+            batching: config.batching,
             pds: HashMap::new(),
             mrs: HashMap::new(),
             umems: HashMap::new(),

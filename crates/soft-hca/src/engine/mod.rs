@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::device::{Device, State};
-use crate::net::Senders;
+use crate::net::{Senders, batch};
+use crate::stats::DropReason;
 
 /// Sleeps end at least this often: a bound on how late a doorbell is noticed
 /// and on how long closing takes.
@@ -25,13 +26,13 @@ const SHORTEST_NAP: Duration = Duration::from_micros(50);
 const SPIN: Duration = Duration::from_micros(100);
 /// Doorbell records are read at least this often without a doorbell.
 const SCAN_EVERY: Duration = Duration::from_millis(1);
-/// Datagrams received before anything else is looked at.
-const RECEIVE_BATCH: usize = 64;
+/// System calls that receive, before anything else is looked at.
+const RECEIVE_BATCH: usize = 16;
 
 /// Serves `device` until `stop` is set.
 pub(crate) fn run(device: &Device, stop: &AtomicBool) {
     let mut engine = Engine {
-        senders: Senders::new(device.address(), device.socket()),
+        senders: Senders::new(device.address(), device.socket(), device.lock().batching),
         inbox: vec![0; 1 << 16],
         outbox: Vec::with_capacity(1 << 13),
         scanned: Instant::now(),
@@ -88,11 +89,14 @@ impl Engine<'_> {
         let mut busy = false;
         if readable {
             for _ in 0..RECEIVE_BATCH {
-                let Ok((len, from)) = device.socket().recv_from(&mut self.inbox) else {
+                let Ok((len, from, segment)) = batch::receive(device.socket(), &mut self.inbox)
+                else {
                     break;
                 };
                 busy = true;
-                state.receive(now, from, &self.inbox[..len]);
+                for datagram in self.inbox[..len].chunks(segment) {
+                    state.receive(now, from, datagram);
+                }
             }
         }
         self.scan_doorbells(&mut state, now);
@@ -113,6 +117,8 @@ impl Engine<'_> {
                 state.hot.push(qpn);
             }
         }
+        let lost = self.senders.flush();
+        state.stats.drop_packets(DropReason::Send, lost);
         (busy, deadline)
     }
 

@@ -1,6 +1,6 @@
 //! Datagrams that arrive.
 
-use std::net::SocketAddr;
+use std::net::SocketAddrV4;
 use std::time::Instant;
 
 use mlx5gda_sys::prm::QpState;
@@ -14,7 +14,7 @@ use crate::wire::{Flow, decode};
 
 impl State {
     /// Takes a datagram, or counts why not.
-    pub(super) fn receive(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
+    pub(super) fn receive(&mut self, now: Instant, from: SocketAddrV4, datagram: &[u8]) {
         self.stats.packets_in += 1;
         if let Err(reason) = self.accept(now, from, datagram) {
             self.stats.drop_packet(reason);
@@ -25,12 +25,9 @@ impl State {
     fn accept(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        from: SocketAddrV4,
         datagram: &[u8],
     ) -> Result<(), DropReason> {
-        let SocketAddr::V4(from) = from else {
-            return Err(DropReason::Malformed);
-        };
         let packet = decode(datagram).map_err(|_| DropReason::Malformed)?;
         let flow = Flow {
             src: *from.ip(),

@@ -43,12 +43,11 @@ impl Out<'_, '_> {
         self.stats.payload_out += u64::from(len);
         if self.faults.loses() {
             self.stats.drop_packet(DropReason::Injected);
-        } else if let Err(error) = self
-            .senders
-            .send(remote, src_port, traffic_class, self.datagram)
-        {
-            tracing::trace!(%remote, %error, "datagram not sent");
-            self.stats.drop_packet(DropReason::Send);
+        } else {
+            let lost = self
+                .senders
+                .send(remote, src_port, traffic_class, self.datagram);
+            self.stats.drop_packets(DropReason::Send, lost);
         }
         true
     }

@@ -5,18 +5,22 @@
 //! the peer asks of it). InfiniBand Architecture specification, volume 1,
 //! chapter 9.7.
 
+mod answer;
 mod queue;
-pub mod requester;
-pub mod responder;
+mod requester;
+mod responder;
+mod segment;
+mod target;
 
 #[cfg(test)]
 mod sim;
 
+pub use answer::{ReadSource, Reply};
 pub use queue::{Op, WorkRequest};
-pub use requester::{Completion, Requester, RequesterConfig, TxPacket};
-pub use responder::{
-    Access, AtomicOp, Fault, ReadSource, Reply, Responder, ResponderConfig, Target,
-};
+pub use requester::{Completion, Requester, RequesterConfig};
+pub use responder::{Responder, ResponderConfig};
+pub use segment::TxPacket;
+pub use target::{Access, AtomicOp, Fault, Target};
 
 /// How a work request ended.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]

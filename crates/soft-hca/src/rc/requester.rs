@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::Status;
 use super::queue::{Entry, Op, WorkRequest};
+use super::segment::{READ_CHUNK, TxPacket};
 use crate::psn::{Psn, Seq};
-use crate::wire::{
-    AckCode, Aeth, AtomicEth, Bth, Headers, NakCode, Opcode, Packet, Position, Reth, rnr_timer,
-};
+use crate::wire::{AckCode, Aeth, NakCode, Opcode, Packet, rnr_timer};
 
-/// Packets of answer that one READ request packet asks for at most. A longer
-/// READ goes out as several requests, so that answers stay within the window.
-const READ_CHUNK: u64 = 16;
+/// Packets in flight at first; the window grows from there while nothing is
+/// lost.
+const FIRST_WINDOW: u64 = 64;
 /// The window never shrinks below this many packets.
 const MIN_WINDOW: u64 = 4;
 /// First delay before the last packet is sent again to provoke an answer.
@@ -39,7 +38,7 @@ pub struct RequesterConfig {
     pub rnr_retry: u8,
     /// READs and atomics in flight.
     pub max_reads: u32,
-    /// Packets in flight.
+    /// Packets in flight, at most.
     pub window: u32,
 }
 
@@ -54,19 +53,6 @@ pub struct Completion {
     pub len: u32,
     /// How it ended.
     pub status: Status,
-}
-
-/// A packet to send: headers, and which part of a work request's data.
-#[derive(Debug)]
-pub struct TxPacket<'a, P> {
-    /// All headers.
-    pub headers: Headers,
-    /// Where the data is.
-    pub payload: &'a P,
-    /// First byte of the data to send.
-    pub offset: u32,
-    /// Bytes to send.
-    pub len: u32,
 }
 
 /// The requester state of one queue pair.
@@ -110,7 +96,8 @@ impl<P> Requester<P> {
     /// A requester with an empty queue.
     pub fn new(config: RequesterConfig) -> Self {
         let start = Seq::start(config.start_psn);
-        let window = u64::from(config.window).max(MIN_WINDOW);
+        let threshold = u64::from(config.window).max(MIN_WINDOW);
+        let window = threshold.min(FIRST_WINDOW);
         Self {
             config,
             queue: VecDeque::new(),
@@ -121,7 +108,7 @@ impl<P> Requester<P> {
             sent: start,
             posted: start,
             window,
-            threshold: window,
+            threshold,
             grown: 0,
             retries_left: config.retry_count,
             rnr_left: config.rnr_retry,
@@ -256,7 +243,7 @@ impl<P> Requester<P> {
         }
         let seq = self.next;
         let position = self.next_entry;
-        let end = seq.plus(self.span(position, seq));
+        let end = seq.plus(entry.span(seq));
         if entry.wr.op.wants_data() && end.since(self.una) > self.window.max(READ_CHUNK) {
             return None;
         }
@@ -533,114 +520,18 @@ impl<P> Requester<P> {
             .queue
             .iter()
             .rposition(|entry| entry.first < self.next && entry.end > entry.first)?;
-        let entry = self.queue.get(position)?;
-        let last = self.next.min(entry.end).since(entry.first) - 1;
-        let start = if matches!(entry.wr.op, Op::Read { .. }) {
-            entry.first.plus(last / READ_CHUNK * READ_CHUNK)
-        } else {
-            entry.first.plus(last)
-        };
+        let start = self.queue.get(position)?.last_start(self.next);
         Some((position, start.max(self.una)))
     }
 
-    /// PSNs that the request packet at `seq` of the entry takes.
-    fn span(&self, position: usize, seq: Seq) -> u64 {
-        match self.queue.get(position) {
-            Some(entry) if matches!(entry.wr.op, Op::Read { .. }) => {
-                let within = seq.since(entry.first) % READ_CHUNK;
-                entry.end.since(seq).min(READ_CHUNK - within)
-            }
-            _ => 1,
-        }
-    }
-
-    /// Builds the request packet at `seq` of the entry.
+    /// The request packet at `seq` of an entry. Acknowledgements are asked for
+    /// where the sender will have to wait for them: at the end of a message,
+    /// and twice per window.
     fn packet(&self, position: usize, seq: Seq) -> Option<TxPacket<'_, P>> {
-        let span = self.span(position, seq);
-        let entry = self.queue.get(position)?;
-        let wr = &entry.wr;
-        let mtu = u64::from(self.config.mtu);
-        let offset = u32::try_from(seq.since(entry.first) * mtu).ok()?;
-        let bytes = u64::from(wr.len - offset).min(span * mtu) as u32;
-        let is_last = seq.plus(1) >= entry.end;
-        let place = match (seq == entry.first, is_last) {
-            (true, true) => Position::Only,
-            (true, false) => Position::First,
-            (false, true) => Position::Last,
-            (false, false) => Position::Middle,
-        };
-        // Acknowledgements are asked for where the sender will have to wait:
-        // at the end of a message, and twice per window.
-        let half = (self.window / 2).max(1);
-        let mut headers = Headers::new(Bth {
-            opcode: Opcode::Acknowledge,
-            solicited: wr.solicited && is_last,
-            pad: 0,
-            dest_qpn: self.config.dest_qpn,
-            ack_request: is_last || seq.since(entry.first) % half == half - 1,
-            psn: seq.psn(),
-        });
-        let mut len = bytes;
-        headers.bth.opcode = match wr.op {
-            Op::Nop => return None,
-            Op::Send { immediate } => {
-                headers.immediate = immediate;
-                Opcode::send(place, immediate.is_some())
-            }
-            Op::Write {
-                addr,
-                rkey,
-                immediate,
-            } => {
-                headers.immediate = immediate;
-                headers.reth = place.is_start().then_some(Reth {
-                    addr,
-                    rkey,
-                    len: wr.len,
-                });
-                Opcode::write(place, immediate.is_some())
-            }
-            Op::Read { addr, rkey } => {
-                headers.reth = Some(Reth {
-                    addr: addr.wrapping_add(u64::from(offset)),
-                    rkey,
-                    len: bytes,
-                });
-                len = 0;
-                Opcode::ReadRequest
-            }
-            Op::FetchAdd { addr, rkey, add } => {
-                headers.atomic = Some(AtomicEth {
-                    addr,
-                    rkey,
-                    swap_or_add: add,
-                    compare: 0,
-                });
-                len = 0;
-                Opcode::FetchAdd
-            }
-            Op::CompareSwap {
-                addr,
-                rkey,
-                compare,
-                swap,
-            } => {
-                headers.atomic = Some(AtomicEth {
-                    addr,
-                    rkey,
-                    swap_or_add: swap,
-                    compare,
-                });
-                len = 0;
-                Opcode::CompareSwap
-            }
-        };
-        Some(TxPacket {
-            headers,
-            payload: &wr.payload,
-            offset,
-            len,
-        })
+        let ack_every = (self.window / 2).max(1);
+        self.queue
+            .get(position)?
+            .packet(seq, &self.config, ack_every)
     }
 }
 

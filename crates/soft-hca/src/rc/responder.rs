@@ -3,14 +3,11 @@
 
 use std::collections::VecDeque;
 
+use super::answer::{Answers, Reply};
+use super::target::{Access, AtomicOp, Fault, Target};
 use crate::psn::{Psn, Seq};
-use crate::wire::{
-    AckCode, Aeth, AtomicEth, Bth, Headers, NakCode, Opcode, Packet, Position, Reth,
-};
+use crate::wire::{AckCode, AtomicEth, NakCode, Opcode, Packet, Position, Reth};
 
-/// Answers that may wait to be sent; requests that need a further one are
-/// dropped and come again.
-const MAX_ANSWERS: usize = 64;
 /// Results of atomics that are kept for requests that come again.
 const ATOMIC_HISTORY: usize = 128;
 
@@ -25,140 +22,6 @@ pub struct ResponderConfig {
     pub start_psn: Psn,
     /// Encoded RNR delay to ask for.
     pub min_rnr_nak: u8,
-}
-
-/// The right that a request needs.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// RDMA WRITE.
-    Write,
-    /// RDMA READ.
-    Read,
-    /// Atomic operations.
-    Atomic,
-}
-
-/// Why a request cannot be executed.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Key, range, protection domain or access right.
-    Access,
-    /// The queue pair does not do this.
-    Unsupported,
-    /// No receive buffer at the moment.
-    NotReady,
-    /// The receive buffer is too short.
-    Length,
-    /// The receive buffer is not accessible.
-    Operation,
-}
-
-impl Fault {
-    const fn code(self, min_rnr_nak: u8) -> AckCode {
-        match self {
-            Self::Access => AckCode::Nak(NakCode::RemoteAccess),
-            Self::Unsupported | Self::Length => AckCode::Nak(NakCode::InvalidRequest),
-            Self::NotReady => AckCode::RnrNak { timer: min_rnr_nak },
-            Self::Operation => AckCode::Nak(NakCode::RemoteOperational),
-        }
-    }
-}
-
-/// An operation on 8 bytes.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub enum AtomicOp {
-    /// Adds.
-    FetchAdd {
-        /// Addend.
-        add: u64,
-    },
-    /// Stores `swap` where `compare` is found.
-    CompareSwap {
-        /// Value to compare with.
-        compare: u64,
-        /// Value to store.
-        swap: u64,
-    },
-}
-
-/// The memory and receive queue behind a responder.
-pub trait Target {
-    /// Whether `len` bytes at `addr` may be accessed so.
-    ///
-    /// # Errors
-    /// The reason why not.
-    fn check(&mut self, rkey: u32, addr: u64, len: u32, access: Access) -> Result<(), Fault>;
-
-    /// Writes `data` at `addr`.
-    ///
-    /// # Errors
-    /// The reason why not; then nothing was written.
-    fn write(&mut self, rkey: u32, addr: u64, data: &[u8]) -> Result<(), Fault>;
-
-    /// Executes an atomic at `addr` and returns the value found.
-    ///
-    /// # Errors
-    /// The reason why not; then nothing was changed.
-    fn atomic(&mut self, rkey: u32, addr: u64, op: AtomicOp) -> Result<u64, Fault>;
-
-    /// Takes a receive buffer for the message that starts.
-    ///
-    /// # Errors
-    /// [`Fault::NotReady`] when there is none, [`Fault::Unsupported`] when
-    /// there is no receive queue.
-    fn receive_begin(&mut self) -> Result<(), Fault>;
-
-    /// Stores `data` at `offset` of the receive buffer taken.
-    ///
-    /// # Errors
-    /// The reason why not.
-    fn receive_data(&mut self, offset: u32, data: &[u8]) -> Result<(), Fault>;
-
-    /// The message that took the receive buffer is complete.
-    fn receive_end(&mut self, len: u32, immediate: Option<u32>, is_write: bool);
-}
-
-/// Which memory a READ response carries.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct ReadSource {
-    /// Remote key of the request.
-    pub rkey: u32,
-    /// First byte.
-    pub addr: u64,
-    /// Bytes.
-    pub len: u32,
-}
-
-/// An answer to send.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
-    /// All headers.
-    pub headers: Headers,
-    /// Memory to append, for a READ response.
-    pub source: Option<ReadSource>,
-}
-
-/// An answer that waits to be sent.
-#[derive(Copy, Clone, Debug)]
-enum Answer {
-    Ack {
-        psn: Psn,
-        code: AckCode,
-        msn: u32,
-    },
-    Read {
-        first: Seq,
-        sent: u32,
-        total: u32,
-        msn: u32,
-        rkey: u32,
-        addr: u64,
-    },
-    Atomic {
-        psn: Psn,
-        msn: u32,
-        original: u64,
-    },
 }
 
 /// A message of which more packets are to come.
@@ -193,7 +56,7 @@ pub struct Responder {
     expected: Seq,
     msn: u32,
     message: Option<Message>,
-    answers: VecDeque<Answer>,
+    answers: Answers,
     atomics: VecDeque<(Seq, u64)>,
     gap: Gap,
     failed: bool,
@@ -209,7 +72,7 @@ impl Responder {
             expected: Seq::start(config.start_psn),
             msn: 0,
             message: None,
-            answers: VecDeque::new(),
+            answers: Answers::default(),
             atomics: VecDeque::new(),
             gap: Gap::None,
             failed: false,
@@ -282,22 +145,8 @@ impl Responder {
         }
     }
 
-    /// Queues an acknowledgement. One that directly follows another positive
-    /// one replaces it, as acknowledgements are cumulative.
     fn acknowledge(&mut self, psn: Psn, code: AckCode) {
-        let ack = Answer::Ack {
-            psn,
-            code,
-            msn: self.msn,
-        };
-        match self.answers.back_mut() {
-            Some(
-                last @ Answer::Ack {
-                    code: AckCode::Ack, ..
-                },
-            ) => *last = ack,
-            _ => self.answers.push_back(ack),
-        }
+        self.answers.acknowledge(psn, code, self.msn);
     }
 
     fn execute(&mut self, packet: &Packet<'_>, target: &mut dyn Target) -> Result<(), Fault> {
@@ -307,7 +156,7 @@ impl Responder {
         if position.is_start() != self.message.is_none() {
             return Err(Fault::Unsupported);
         }
-        if self.answers.len() >= MAX_ANSWERS {
+        if self.answers.is_full() {
             return Ok(());
         }
         if opcode.is_send() {
@@ -420,19 +269,8 @@ impl Responder {
         self.msn = (self.msn + 1) & 0x00ff_ffff;
         let first = self.expected;
         self.expected = first.plus(super::queue::packets(reth.len, self.config.mtu));
-        self.queue_read(first, reth);
+        self.answers.read(first, reth, self.msn);
         Ok(())
-    }
-
-    fn queue_read(&mut self, first: Seq, reth: &Reth) {
-        self.answers.push_back(Answer::Read {
-            first,
-            sent: 0,
-            total: reth.len,
-            msn: self.msn,
-            rkey: reth.rkey,
-            addr: reth.addr,
-        });
     }
 
     fn atomic(
@@ -463,23 +301,15 @@ impl Responder {
             self.atomics.pop_front();
         }
         self.atomics.push_back((seq, original));
-        self.queue_atomic(seq, original);
+        self.answers.atomic(seq, original, self.msn);
         Ok(())
-    }
-
-    fn queue_atomic(&mut self, seq: Seq, original: u64) {
-        self.answers.push_back(Answer::Atomic {
-            psn: seq.psn(),
-            msn: self.msn,
-            original,
-        });
     }
 
     /// Answers a request that was executed before, without executing it again:
     /// WRITE and SEND are acknowledged, READ is read again, an atomic's result
     /// is remembered.
     fn repeat(&mut self, seq: Seq, packet: &Packet<'_>, target: &mut dyn Target) {
-        if self.answers.len() >= MAX_ANSWERS {
+        if self.answers.is_full() {
             return;
         }
         let opcode = packet.headers.bth.opcode;
@@ -487,12 +317,12 @@ impl Responder {
             let end = seq.plus(super::queue::packets(reth.len, self.config.mtu));
             let allowed = target.check(reth.rkey, reth.addr, reth.len, Access::Read);
             if end <= self.expected && allowed.is_ok() {
-                self.queue_read(seq, &reth);
+                self.answers.read(seq, &reth, self.msn);
             }
         } else if opcode.is_atomic() {
             let known = self.atomics.iter().find(|(at, _)| *at == seq).copied();
             if let Some((seq, original)) = known {
-                self.queue_atomic(seq, original);
+                self.answers.atomic(seq, original, self.msn);
             }
         } else if packet.headers.bth.ack_request || opcode.position().is_end() {
             let last = self.expected.plus(0x00ff_ffff).psn();
@@ -502,69 +332,7 @@ impl Responder {
 
     /// The next answer to send, if any.
     pub fn poll_tx(&mut self) -> Option<Reply> {
-        let answer = self.answers.front_mut()?;
-        let mut headers = Headers::new(Bth {
-            opcode: Opcode::Acknowledge,
-            solicited: false,
-            pad: 0,
-            dest_qpn: self.config.dest_qpn,
-            ack_request: false,
-            psn: Psn::new(0),
-        });
-        let mut source = None;
-        let mut done = true;
-        match answer {
-            Answer::Ack { psn, code, msn } => {
-                headers.bth.psn = *psn;
-                headers.aeth = Some(Aeth {
-                    code: *code,
-                    msn: *msn,
-                });
-            }
-            Answer::Atomic { psn, msn, original } => {
-                headers.bth.opcode = Opcode::AtomicAcknowledge;
-                headers.bth.psn = *psn;
-                headers.aeth = Some(Aeth {
-                    code: AckCode::Ack,
-                    msn: *msn,
-                });
-                headers.atomic_original = Some(*original);
-            }
-            Answer::Read {
-                first,
-                sent,
-                total,
-                msn,
-                rkey,
-                addr,
-            } => {
-                let len = (*total - *sent).min(self.config.mtu);
-                done = *sent + len == *total;
-                let position = match (*sent == 0, done) {
-                    (true, true) => Position::Only,
-                    (true, false) => Position::First,
-                    (false, true) => Position::Last,
-                    (false, false) => Position::Middle,
-                };
-                headers.bth.opcode = Opcode::read_response(position);
-                headers.bth.psn = first.psn();
-                headers.aeth = headers.bth.opcode.has_aeth().then_some(Aeth {
-                    code: AckCode::Ack,
-                    msn: *msn,
-                });
-                source = Some(ReadSource {
-                    rkey: *rkey,
-                    addr: addr.wrapping_add(u64::from(*sent)),
-                    len,
-                });
-                *first = first.plus(1);
-                *sent += len;
-            }
-        }
-        if done {
-            self.answers.pop_front();
-        }
-        Some(Reply { headers, source })
+        self.answers.next(self.config.dest_qpn, self.config.mtu)
     }
 
     /// The memory of the READ response polled last is gone: the request is

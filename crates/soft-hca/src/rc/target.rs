@@ -1,0 +1,95 @@
+//! What a responder works on.
+
+use crate::wire::{AckCode, NakCode};
+
+/// The right that a request needs.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// RDMA WRITE.
+    Write,
+    /// RDMA READ.
+    Read,
+    /// Atomic operations.
+    Atomic,
+}
+
+/// Why a request cannot be executed.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Key, range, protection domain or access right.
+    Access,
+    /// The queue pair does not do this.
+    Unsupported,
+    /// No receive buffer at the moment.
+    NotReady,
+    /// The receive buffer is too short.
+    Length,
+    /// The receive buffer is not accessible.
+    Operation,
+}
+
+impl Fault {
+    /// How the peer is told.
+    pub(super) const fn code(self, min_rnr_nak: u8) -> AckCode {
+        match self {
+            Self::Access => AckCode::Nak(NakCode::RemoteAccess),
+            Self::Unsupported | Self::Length => AckCode::Nak(NakCode::InvalidRequest),
+            Self::NotReady => AckCode::RnrNak { timer: min_rnr_nak },
+            Self::Operation => AckCode::Nak(NakCode::RemoteOperational),
+        }
+    }
+}
+
+/// An operation on 8 bytes.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum AtomicOp {
+    /// Adds.
+    FetchAdd {
+        /// Addend.
+        add: u64,
+    },
+    /// Stores `swap` where `compare` is found.
+    CompareSwap {
+        /// Value to compare with.
+        compare: u64,
+        /// Value to store.
+        swap: u64,
+    },
+}
+
+/// The memory and receive queue behind a responder.
+pub trait Target {
+    /// Whether `len` bytes at `addr` may be accessed so.
+    ///
+    /// # Errors
+    /// The reason why not.
+    fn check(&mut self, rkey: u32, addr: u64, len: u32, access: Access) -> Result<(), Fault>;
+
+    /// Writes `data` at `addr`.
+    ///
+    /// # Errors
+    /// The reason why not; then nothing was written.
+    fn write(&mut self, rkey: u32, addr: u64, data: &[u8]) -> Result<(), Fault>;
+
+    /// Executes an atomic at `addr` and returns the value found.
+    ///
+    /// # Errors
+    /// The reason why not; then nothing was changed.
+    fn atomic(&mut self, rkey: u32, addr: u64, op: AtomicOp) -> Result<u64, Fault>;
+
+    /// Takes a receive buffer for the message that starts.
+    ///
+    /// # Errors
+    /// [`Fault::NotReady`] when there is none, [`Fault::Unsupported`] when
+    /// there is no receive queue.
+    fn receive_begin(&mut self) -> Result<(), Fault>;
+
+    /// Stores `data` at `offset` of the receive buffer taken.
+    ///
+    /// # Errors
+    /// The reason why not.
+    fn receive_data(&mut self, offset: u32, data: &[u8]) -> Result<(), Fault>;
+
+    /// The message that took the receive buffer is complete.
+    fn receive_end(&mut self, len: u32, immediate: Option<u32>, is_write: bool);
+}
