@@ -71,7 +71,7 @@ impl Config {
             lanes: 2,
             ops_per_round: 2,
             time_out: Duration::from_secs(1),
-            decision_time_out: Duration::from_secs(5),
+            decision_time_out: Duration::from_secs(10),
         })
     }
 
@@ -186,7 +186,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// See [`Config::decision_time_out`]; 0 to 10 min. Default: 5 s.
+    /// See [`Config::decision_time_out`]; 0 to 10 min. Default: 10 s.
     pub fn decision_time_out(mut self, time_out: Duration) -> Self {
         self.0.decision_time_out = time_out;
         self

@@ -61,7 +61,9 @@ pub struct GroupConfig {
     /// How many operations ahead an admission is agreed. Larger: survivors never
     /// wait for a decision; smaller: the newcomer takes part sooner.
     pub admission_lead: u64,
-    /// How long an attempt to change the view may take before it is dropped.
+    /// How long an attempt to change the view may take before it is dropped. A data
+    /// path that waits for the decision has to wait longer than this, or it goes on
+    /// past the epoch that its rank has promised to keep free.
     pub update_time_out: Duration,
     /// How long the rendezvous may go without a sign of life of this rank. The end
     /// of the process is noticed at once where the store can see it.
@@ -100,7 +102,7 @@ impl GroupConfig {
             queue_depth: 64,
             ops_per_round: 2,
             admission_lead: 8,
-            update_time_out: Duration::from_secs(10),
+            update_time_out: Duration::from_secs(5),
             lease: Duration::from_secs(5),
             take_over_time_out: Duration::from_secs(15),
             // 4.096 us * 2^14 = 67 ms, seven times: a dead peer's queue pair reports

@@ -124,7 +124,8 @@ fn open(address: &str) -> Result<TcpStream, StoreError> {
         Ok(Ok(PROTOCOL_VERSION)) => Ok(stream),
         Ok(Ok(theirs)) => Err(version(format!("version {theirs}"))),
         Ok(Err(said)) => Err(version(said)),
-        Err(source) => Err(version(format!("nothing ({source})"))),
+        // Whoever listened there went away again.
+        Err(source) => Err(unreachable(source)),
     }
 }
 
