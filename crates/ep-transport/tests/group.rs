@@ -234,6 +234,19 @@ fn a_rank_with_other_sizes_is_told_what_differs() {
 }
 
 #[test]
+fn a_peer_that_speaks_another_version_is_named() {
+    let store = MemStore::new();
+    // Version 9, then whatever that version means by a card.
+    store.put("ep/card/1", &[9, 0, 1, 2, 3], None).unwrap();
+    let mut first = open(&config(0, 2, Path::Window), &store);
+    let error = first.wait_admitted(PATIENCE).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "record card/1 has version 9, this side understands 1"
+    );
+}
+
+#[test]
 fn a_group_that_is_not_complete_says_who_is_there() {
     let store = MemStore::new();
     let mut alone = open(&config(0, 3, Path::Window), &store);

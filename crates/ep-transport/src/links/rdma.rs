@@ -215,8 +215,7 @@ impl RdmaLink {
                 gid: port.gid,
                 lid: port.lid,
                 mtu: port.mtu.min(resources.device.port().mtu),
-                // Far apart for neighbouring lanes and pairs of ranks.
-                flow: (index * 2557) ^ ((me.0 as u16) * 37) ^ ((rank.0 as u16) * 401),
+                flow: flow(me, rank, index),
             };
             lane.pair.ready_to_receive(&remote, &resources.settings)?;
             lane.pair.ready_to_send(lane.psn, &resources.settings)?;
@@ -359,10 +358,51 @@ impl RdmaLink {
     }
 }
 
+/// Picks the UDP source port of a queue pair, so that switches which spread flows
+/// by it give those of one peer different paths.
+fn flow(me: Rank, peer: Rank, lane: u16) -> u16 {
+    // Odd factors far apart: lanes, peers and directions of a pair all differ.
+    let mixed = u32::from(lane)
+        .wrapping_mul(2557)
+        .wrapping_add(me.0.wrapping_mul(37))
+        .wrapping_add(peer.0.wrapping_mul(401));
+    (mixed & 0x3fff) as u16
+}
+
 /// A starting PSN that differs from the last life's by far more packets than can
 /// be under way.
 fn fresh_psn(last: u32) -> u32 {
     let clock = crate::events::monotonic_us();
     let step = 0x20_0000 + (clock.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 43) as u32 % 0xc0_0000;
     (last + step) & 0xff_ffff
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_queue_pairs_of_a_rank_use_different_source_ports() {
+        for me in (0..8).map(Rank) {
+            let peers = (0..8).map(Rank).filter(|peer| *peer != me);
+            let flows: Vec<u16> = peers
+                .flat_map(|peer| (0..16).map(move |lane| flow(me, peer, lane)))
+                .collect();
+            let distinct: BTreeSet<u16> = flows.iter().copied().collect();
+            assert_eq!(distinct.len(), flows.len(), "{me}");
+        }
+        assert_ne!(flow(Rank(1), Rank(2), 0), flow(Rank(2), Rank(1), 0));
+    }
+
+    #[test]
+    fn each_life_starts_far_from_the_last() {
+        let mut psn = 0;
+        for _ in 0..1000 {
+            let next = fresh_psn(psn);
+            let distance = next.wrapping_sub(psn) & 0xff_ffff;
+            assert!((0x20_0000..=0xe0_0000).contains(&distance), "{psn} {next}");
+            psn = next;
+        }
+    }
 }
