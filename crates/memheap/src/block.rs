@@ -12,6 +12,14 @@ use core::fmt;
 /// leaves the block allocated (it can still be given back through
 /// [`Heap::free_at`](crate::Heap::free_at)).
 ///
+/// ```compile_fail,E0382
+/// let mut heap = memheap::Heap::new(4096);
+/// let block = heap.alloc(64, 64)?;
+/// heap.free(block)?;
+/// heap.free(block)?; // moved above
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Invariants
 /// The generation is unique among all blocks that heaps of this process ever
 /// handed out, so a heap recognises a receipt that does not stand for one of its

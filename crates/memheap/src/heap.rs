@@ -124,10 +124,9 @@ impl Heap {
 
     /// Allocates `size` bytes at a multiple of `align`.
     ///
-    /// Takes constant time: the search looks at two lists of free blocks at most,
-    /// in each of which any block will do. Only when both are empty, that is when
-    /// the heap is about to fail, it looks through what else might fit, so that
-    /// it fails only when no free block holds the request.
+    /// Takes constant time while some list of free blocks has only blocks that
+    /// fit. When there is none, that is when the heap is about to fail, it looks
+    /// through the blocks that may fit, so that it fails only when none does.
     ///
     /// # Errors
     /// See [`AllocError`]; the heap is as it was.

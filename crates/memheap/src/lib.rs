@@ -54,3 +54,8 @@ pub use heap::Heap;
 #[cfg(feature = "sync")]
 pub use shared::{SharedBlock, SharedHeap};
 pub use stats::Stats;
+
+/// Compiles and runs the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::load::{Load, Request};
 use super::run::Contender;
 
-/// Free ranges by address and by size.
+/// Free ranges by address and by size. Sizes are rounded up to the load's granule,
+/// without which pieces too small for any request pile up and are searched.
 pub struct BestFit {
+    granule: u64,
     by_start: BTreeMap<u64, u64>,
     by_size: BTreeSet<(u64, u64)>,
 }
@@ -30,6 +32,7 @@ impl Contender for BestFit {
 
     fn build(load: &Load) -> Option<Self> {
         let mut free = Self {
+            granule: load.granule,
             by_start: BTreeMap::new(),
             by_size: BTreeSet::new(),
         };
@@ -38,7 +41,8 @@ impl Contender for BestFit {
     }
 
     fn alloc(&mut self, request: Request) -> Option<(Self::Handle, u64)> {
-        let Request { size, align } = request;
+        let align = request.align;
+        let size = request.size.next_multiple_of(self.granule);
         let fitting = self.by_size.range((size, 0)..);
         let (start, end, at) = fitting
             .map(|(len, start)| (*start, start + len, start.next_multiple_of(align)))

@@ -96,24 +96,33 @@ impl Contender for offset_allocator::Allocator {
     }
 }
 
-impl Contender for range_alloc::RangeAllocator<u64> {
+/// `range-alloc`, with sizes rounded up to the load's granule for its best.
+pub struct RangeAlloc {
+    ranges: range_alloc::RangeAllocator<u64>,
+    granule: u64,
+}
+
+impl Contender for RangeAlloc {
     type Handle = std::ops::Range<u64>;
 
     fn build(load: &Load) -> Option<Self> {
-        Some(Self::new(0..load.heap_size()))
+        Some(Self {
+            ranges: range_alloc::RangeAllocator::new(0..load.heap_size()),
+            granule: load.granule,
+        })
     }
 
     #[inline]
     fn alloc(&mut self, request: Request) -> Option<(Self::Handle, u64)> {
-        let range = self
-            .allocate_range_aligned(request.size, request.align)
-            .ok()?;
+        let size = request.size.next_multiple_of(self.granule);
+        let range = self.ranges.allocate_range_aligned(size, request.align);
+        let range = range.ok()?;
         let offset = range.start;
         Some((range, offset))
     }
 
     #[inline]
     fn free(&mut self, range: Self::Handle) {
-        self.free_range(range);
+        self.ranges.free_range(range);
     }
 }

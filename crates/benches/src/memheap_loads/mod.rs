@@ -5,21 +5,23 @@ mod contenders;
 mod in_band;
 mod linear;
 mod load;
+mod measure;
 mod run;
+mod threads;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use best_fit::BestFit;
-pub use contenders::Locked;
+pub use contenders::{Locked, RangeAlloc};
 pub use in_band::InBand;
 pub use linear::LinearScan;
 pub use load::{Churn, Load, Random, Request};
+pub use measure::{ByAllocator, Figures, Report, compare, compare_threads, pin};
 pub use run::{Contender, Runner};
 
 /// `offset-allocator` with 32-bit node indices, its default.
 pub type OffsetAllocator = offset_allocator::Allocator;
-/// `range-alloc` over 64-bit offsets.
-pub type RangeAlloc = range_alloc::RangeAllocator<u64>;
 
 /// A [`Runner`] of any allocator.
 pub trait Run {
@@ -70,3 +72,34 @@ pub const CONTENDERS: [Named; 9] = [
     ("range-alloc", runner::<RangeAlloc>),
     ("linear scan", runner::<LinearScan>),
 ];
+
+/// Those whose cost is followed to a million live blocks.
+pub const SCALING: [Named; 3] = [
+    ("memheap", runner::<memheap::Heap>),
+    ("offset-allocator", runner::<OffsetAllocator>),
+    ("btree best fit", runner::<BestFit>),
+];
+
+/// Measures everything, on one core where threads do not need two. `progress`
+/// hears what is being measured. Takes about half a minute.
+pub fn measure_all(progress: &mut dyn FnMut(&str)) -> Report {
+    let mut report = Report::default();
+    progress("two threads");
+    let threads = compare_threads();
+    report
+        .threads
+        .insert("log_uniform_1000".to_owned(), threads);
+    // Not the first core: that is where a machine's other work goes first.
+    pin(1);
+    let mut all = |loads: Vec<Load>, contenders: &[Named]| -> BTreeMap<String, ByAllocator> {
+        let measured = loads.into_iter().map(|load| {
+            progress(&load.name);
+            let figures = compare(&load, contenders);
+            (load.name, figures)
+        });
+        measured.collect()
+    };
+    report.loads = all(Load::all(), &CONTENDERS);
+    report.scaling = all(Load::scaling(), &SCALING);
+    report
+}
