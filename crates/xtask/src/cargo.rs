@@ -22,6 +22,18 @@ pub(crate) fn cargo() -> Result<Command> {
     Ok(command)
 }
 
+/// Runs the verb that we were called with again, in a release build of this program.
+pub(crate) fn run_optimised() -> Result<bool> {
+    let status = cargo()?
+        .args(["run", "--quiet", "--release", "--package", "xtask", "--"])
+        .args(std::env::args_os().skip(1))
+        // Paths among the arguments are relative to where we were called.
+        .current_dir(std::env::current_dir()?)
+        .status()
+        .context("cannot run cargo")?;
+    Ok(status.success())
+}
+
 /// Builds an example of `package` with the release profile; returns its path.
 pub(crate) fn build_example(package: &str, example: &str) -> Result<PathBuf> {
     let output = cargo()?

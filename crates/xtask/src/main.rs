@@ -8,6 +8,7 @@
 mod bindgen;
 mod cargo;
 mod demo;
+mod memheap_compare;
 mod msrv;
 mod supervised;
 mod test;
@@ -28,6 +29,8 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
+    /// Measure `memheap` beside other offset allocators.
+    MemheapCompare(memheap_compare::Args),
     /// Replace this process by another that dies with its parent.
     #[command(hide = true)]
     Supervised(supervised::Args),
@@ -38,6 +41,9 @@ fn main() -> ExitCode {
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Bindgen { check } => bindgen::run(check).map(|()| true),
+        // What is measured has to be optimised, so the verb is run by another build of us.
+        Verb::MemheapCompare(_) if cfg!(debug_assertions) => cargo::run_optimised(),
+        Verb::MemheapCompare(args) => memheap_compare::run(&args).map(|()| true),
         Verb::Supervised(args) => supervised::run(&args).map(|never| match never {}),
     };
     match outcome {
