@@ -240,8 +240,17 @@ fn a_living_rank_must_answer() {
                 s.answered = vec![0, 2];
             }
         });
+        let lost = Event::PeerLost {
+            rank: 1,
+            how: "no answer for 100 ms".to_owned(),
+            at_us: 15_500,
+        };
+        heard.push((15_700, lost));
     });
-    refused(&account, "rank 0 did step 15 without, though alive, rank 1");
+    refused(
+        &account,
+        "rank 0 did step 15 without, though alive, rank 1: no answer for 100 ms",
+    );
 }
 
 #[test]

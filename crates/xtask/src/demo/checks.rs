@@ -101,8 +101,10 @@ pub(crate) fn answers(
                     _ => continue,
                 };
                 if told.insert((life.rank, peer, fault)) {
+                    let why = life.why_lost(peer, step.begin_us);
+                    let why = why.map_or_else(String::new, |why| format!(": {why}"));
                     problems.push(format!(
-                        "rank {} did step {} {fault} rank {peer}",
+                        "rank {} did step {} {fault} rank {peer}{why}",
                         life.rank, step.step
                     ));
                 }

@@ -94,6 +94,16 @@ impl Life {
         said.chain(shown).min()
     }
 
+    /// Why this process first masked `peer` after `since_us`, in its own words.
+    pub(crate) fn why_lost(&self, peer: u32, since_us: u64) -> Option<&str> {
+        self.heard.iter().find_map(|(_, event)| match event {
+            Event::PeerLost { rank, how, at_us } if *rank == peer && *at_us >= since_us => {
+                Some(how.as_str())
+            }
+            _ => None,
+        })
+    }
+
     /// From which epoch on, and since when, `peer` counts again; the first such
     /// admission that this process reported after `since_us`.
     pub(crate) fn admitted(&self, peer: u32, since_us: u64) -> Option<(u64, u64)> {
