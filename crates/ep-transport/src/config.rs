@@ -105,9 +105,10 @@ impl GroupConfig {
             update_time_out: Duration::from_secs(5),
             lease: Duration::from_secs(5),
             take_over_time_out: Duration::from_secs(15),
-            // 4.096 us * 2^14 = 67 ms, seven times: a dead peer's queue pair reports
-            // it within about half a second.
-            ack_timeout: 14,
+            // 4.096 us * 2^17 = 0.54 s, eight times: a living peer may be stalled for
+            // seconds on a crowded machine, and a dead one is noticed sooner by its
+            // lease or by the time-out of an operation.
+            ack_timeout: 17,
             retry_count: 7,
             traffic_class: 0,
             service_level: 0,

@@ -18,6 +18,7 @@ fn config(rank: u32, capacity: u32, path: Path) -> GroupConfig {
     GroupConfig {
         path,
         take_over_time_out: Duration::from_millis(300),
+        ack_timeout: 15,
         ..GroupConfig::new(Rank(rank), capacity)
     }
 }

@@ -56,7 +56,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 2)]
     pub(crate) lanes: u32,
     /// How long a step waits for a peer that does not answer
-    #[arg(long, value_name = "MS", default_value_t = 2000)]
+    #[arg(long, value_name = "MS", default_value_t = 5000)]
     pub(crate) time_out_ms: u64,
     /// TCP port of the rendezvous store; a free one by default
     #[arg(long, value_name = "PORT")]
