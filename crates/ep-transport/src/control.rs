@@ -174,9 +174,18 @@ impl Control {
     /// waited for a decision as long as it may.
     #[must_use]
     pub fn begin_beyond_limit(&self) -> Epoch {
-        self.run_limit.store(NEVER, SeqCst);
+        let epoch = self.next_epoch.load(SeqCst);
+        let limit = self.run_limit.load(SeqCst);
+        if epoch >= limit {
+            // Only the promise that is in the way: if the agent has made another one
+            // meanwhile, that one lies ahead and holds.
+            let _ = self
+                .run_limit
+                .compare_exchange(limit, NEVER, SeqCst, SeqCst);
+        }
         self.begun.fetch_add(1, SeqCst);
-        Epoch(self.next_epoch.fetch_add(1, SeqCst))
+        self.next_epoch.store(epoch + 1, SeqCst);
+        Epoch(epoch)
     }
 
     /// Ends the operation that was begun last.

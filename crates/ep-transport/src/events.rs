@@ -39,12 +39,10 @@ pub enum MemberEvent {
         /// When.
         at_us: u64,
     },
-    /// This rank is connected to the joining ranks and has promised a limit.
+    /// This rank is connected to the joining ranks.
     Connected {
         /// The attempt's number.
         attempt: u64,
-        /// It begins no operation at or beyond this epoch before the decision.
-        limit: Epoch,
         /// When.
         at_us: u64,
     },

@@ -38,9 +38,9 @@ pub struct Snapshot {
 
 /// A rank's membership in a group.
 ///
-/// [`Group::open`] builds everything and announces the rank; from then on it can run
-/// operations on its own, every peer masked. [`Group::wait_admitted`] waits for the
-/// others to take it in. Dropping the group leaves without a word, as a crash does;
+/// [`Group::open`] builds everything; from then on this rank can run operations on its
+/// own, every peer masked, touching nobody (to warm up, say). [`Group::announce`] tells
+/// the others, and [`Group::wait_admitted`] waits for them to take it in. Dropping the group leaves without a word, as a crash does;
 /// [`Group::leave`] says so first.
 pub struct Group {
     me: Rank,
@@ -58,6 +58,7 @@ pub struct Group {
     store: Arc<dyn Rendezvous>,
     prefix: String,
     card: Card,
+    announced: bool,
     lease: LeaseId,
 }
 
@@ -123,10 +124,10 @@ impl Group {
             store,
             prefix,
             card,
+            announced: false,
             lease,
         };
         group.keeper = Some(group.start_keeper(config.lease)?);
-        group.publish_card()?;
         let agent = Agent {
             me,
             config: common,
@@ -148,6 +149,7 @@ impl Group {
                 time_out: config.update_time_out,
             }),
             born: Instant::now(),
+            oldest: None,
         };
         group.agent = Some(spawn("ep-agent", move || agent.run())?);
         Ok(group)
@@ -179,7 +181,21 @@ impl Group {
         self.card.incarnation
     }
 
-    /// Waits until the group takes this rank in, sets the epoch counter to the
+    /// Tells the others that this rank is ready to be taken in. From now on no operation
+    /// is to be run until [`Group::wait_admitted`] has returned, which is to be called
+    /// at once: the others count on this rank from the agreed epoch on.
+    ///
+    /// # Errors
+    /// The store is away.
+    pub fn announce(&mut self) -> Result<(), Error> {
+        if !self.announced {
+            self.publish_card()?;
+            self.announced = true;
+        }
+        Ok(())
+    }
+
+    /// Announces this rank, waits until the group takes it in, sets the epoch counter to the
     /// agreed epoch and returns it. To be called between operations.
     ///
     /// # Errors
@@ -187,6 +203,7 @@ impl Group {
     /// rank, or `limit` is over.
     pub fn wait_admitted(&mut self, limit: Duration) -> Result<Epoch, Error> {
         let me = self.me;
+        self.announce()?;
         let outcome = self.status.wait(limit, |status| {
             if let Some(by) = status.superseded {
                 return Some(Err(Error::Superseded { rank: me, by }));
@@ -408,7 +425,7 @@ fn take_over(
             Some(entry) => records::decode::<Incarnation>(&key, &entry.value)?,
             None => Incarnation(0),
         };
-        let next = Incarnation(last.0 + 1);
+        let next = Incarnation(last.0.saturating_add(1));
         let expected = held.as_ref().map(|entry| entry.revision);
         match store.compare_and_swap(&key, expected, &records::encode(&next)?)? {
             Swap::Won(_) => return Ok(next),

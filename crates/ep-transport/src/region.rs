@@ -5,7 +5,7 @@
 //! region is reached only through copies and atomics, never through a slice.
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -80,8 +80,13 @@ impl Region {
                 source,
             }
         };
-        let file = memfd_create(name, MemfdFlags::CLOEXEC).map_err(system("memfd_create"))?;
+        let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+            .map_err(system("memfd_create"))?;
         ftruncate(&file, bytes).map_err(system("ftruncate"))?;
+        // Whoever gets the descriptor could otherwise shrink the file under us, and
+        // the next access would raise SIGBUS.
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+            .map_err(system("F_ADD_SEALS"))?;
         // SAFETY: a fresh mapping at an address of the kernel's choice replaces nothing.
         let base = unsafe {
             mmap(
@@ -331,5 +336,6 @@ mod tests {
         let window = Region::reserved(8192).unwrap();
         assert!(window.replace(region.file().unwrap()).is_err());
         assert!(Region::shared("none", 0).is_err());
+        assert!(ftruncate(region.file().unwrap(), 0).is_err());
     }
 }

@@ -1,14 +1,17 @@
 //! Windows: a peer's region mapped into this process, for ranks of one host.
 //!
 //! A rank serves its region's descriptor at a Unix socket in the abstract
-//! namespace; whoever wants to map it sends the group's token and gets the
-//! descriptor as ancillary data.
+//! namespace; a process of the same user gets it as ancillary data. The descriptor
+//! lets its holder write for as long as it likes: unlike a remote key it cannot be
+//! taken back from a life that is over.
 
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use rustix::process::getuid;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::linux::net::SocketAddrExt;
@@ -89,6 +92,10 @@ fn hand_out(mut stream: &UnixStream, region: &Region) -> io::Result<()> {
     stream.read_exact(&mut hello)?;
     if hello != *HELLO {
         return Err(io::ErrorKind::InvalidData.into());
+    }
+    let theirs = socket_peercred(stream)?.uid;
+    if theirs != getuid() {
+        return Err(io::ErrorKind::PermissionDenied.into());
     }
     let file = region.file().ok_or(io::ErrorKind::Unsupported)?;
     let files = [file];

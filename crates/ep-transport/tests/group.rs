@@ -24,7 +24,9 @@ fn config(rank: u32, capacity: u32, path: Path) -> GroupConfig {
 }
 
 fn open(config: &GroupConfig, store: &MemStore) -> Group {
-    Group::open(config, REGION, Arc::new(store.clone())).unwrap()
+    let mut group = Group::open(config, REGION, Arc::new(store.clone())).unwrap();
+    group.announce().unwrap();
+    group
 }
 
 fn form(capacity: u32, path: Path, store: &MemStore) -> Vec<Group> {
@@ -235,6 +237,35 @@ fn a_rank_with_other_sizes_is_told_what_differs() {
 }
 
 #[test]
+fn a_newcomer_warms_up_alone_and_is_counted_from_the_agreed_epoch() {
+    let store = MemStore::new();
+    let groups = form(2, Path::Window, &store);
+    let mut newcomer = {
+        let mut groups = groups.into_iter();
+        let first = groups.next().unwrap();
+        drop(groups);
+        run_past(&[&first], Epoch(20));
+        let newcomer =
+            Group::open(&config(1, 2, Path::Window), REGION, Arc::new(store.clone())).unwrap();
+        // Far more operations than the survivor has run; nobody is touched.
+        run_past(&[&newcomer], Epoch(500));
+        assert!(!newcomer.control().is_active(Rank(0), Epoch(500)));
+        eventually("mask", || {
+            !first
+                .control()
+                .is_active(Rank(1), first.control().next_epoch())
+        });
+        (first, newcomer)
+    };
+    let from = newcomer.1.wait_admitted(PATIENCE).unwrap();
+    assert!(from < Epoch(500), "{from}");
+    assert_eq!(newcomer.1.control().next_epoch(), from);
+    eventually("admission", || {
+        newcomer.0.control().is_active(Rank(1), from)
+    });
+}
+
+#[test]
 fn a_peer_that_speaks_another_version_is_named() {
     let store = MemStore::new();
     // Version 9, then whatever that version means by a card.
@@ -299,6 +330,7 @@ fn the_tcp_store_serves_a_group_and_sees_connections_end() {
         Arc::clone(&client) as Arc<dyn Rendezvous>,
     )
     .unwrap();
+    second.announce().unwrap();
     first.wait_admitted(PATIENCE).unwrap();
     second.wait_admitted(PATIENCE).unwrap();
     assert!(first.control().is_active(Rank(1), Epoch(0)));

@@ -29,6 +29,7 @@ pub(super) struct RdmaResources {
     device: Arc<Device>,
     heap: Mutex<Heap>,
     control_bytes: u64,
+    region_bytes: u64,
     settings: PathSettings,
 }
 
@@ -51,6 +52,7 @@ impl RdmaResources {
             device,
             heap: Mutex::new(Heap::new(control_bytes)),
             control_bytes,
+            region_bytes: region.len(),
             settings: PathSettings {
                 ack_timeout: config.ack_timeout,
                 retry_count: config.retry_count,
@@ -219,6 +221,17 @@ impl RdmaLink {
             };
             lane.pair.ready_to_receive(&remote, &resources.settings)?;
             lane.pair.ready_to_send(lane.psn, &resources.settings)?;
+        }
+        if card
+            .region_address
+            .checked_add(resources.region_bytes)
+            .is_none()
+        {
+            return Err(Error::Config {
+                what: "region address of a peer",
+                value: format!("{:#x} of {rank}", card.region_address),
+                limit: format!("at least {} below 2^64", resources.region_bytes),
+            });
         }
         self.remote = Some(Remote {
             addr: card.region_address,

@@ -96,6 +96,8 @@ pub(crate) struct Agent {
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) protocol: Protocol,
     pub(crate) born: Instant,
+    /// The oldest attempt that the store still knows of.
+    pub(crate) oldest: Option<u64>,
 }
 
 impl Agent {
@@ -163,7 +165,7 @@ impl Agent {
         }
     }
 
-    fn understand(&self, path: &str, value: Option<&[u8]>) -> Result<Option<Event>, Error> {
+    fn understand(&mut self, path: &str, value: Option<&[u8]>) -> Result<Option<Event>, Error> {
         let parts: Vec<&str> = path.split('/').collect();
         let number = |text: &str| text.parse::<u64>().ok();
         let rank = |text: &str| text.parse().ok().map(Rank);
@@ -190,10 +192,14 @@ impl Agent {
                 None
             }
             (["proposal", n], Some(value)) => match number(n) {
-                Some(n) => Some(Event::Proposal(
-                    n,
-                    records::decode::<Proposal>(path, value)?,
-                )),
+                Some(n) => {
+                    let oldest = self.oldest.get_or_insert(n);
+                    *oldest = n.min(*oldest);
+                    Some(Event::Proposal(
+                        n,
+                        records::decode::<Proposal>(path, value)?,
+                    ))
+                }
                 None => None,
             },
             (["offers", n, of], Some(value)) => match (number(n), rank(of)) {
@@ -202,6 +208,10 @@ impl Agent {
                     of,
                     records::decode::<Offers>(path, value)?,
                 )),
+                _ => None,
+            },
+            (["linked", n, of], Some(_)) => match (number(n), rank(of)) {
+                (Some(n), Some(of)) => Some(Event::Linked(n, of)),
                 _ => None,
             },
             (["ready", n, of], Some(value)) => match (number(n), rank(of)) {
@@ -330,22 +340,26 @@ impl Agent {
                 self.publish(&key, &offers);
             }
             Action::Connect(number, peers) => {
-                let outcome = self.connections.connect(&peers).map(|()| {
-                    let limit = if self.protocol.is_member() {
-                        self.control.promise(self.ahead)
-                    } else {
-                        Epoch(0)
-                    };
-                    Event::Connected(number, Ready { limit })
-                });
-                self.feed(number, outcome);
+                let outcome = self.connections.connect(&peers);
+                self.feed(number, outcome.map(|()| Event::Connected(number)));
             }
-            Action::PublishReady(number, ready) => {
+            Action::PublishLinked(number) => {
                 self.report(MemberEvent::Connected {
                     attempt: number,
-                    limit: ready.limit,
                     at_us,
                 });
+                let key = self.key(format_args!("linked/{number}/{}", self.me.0));
+                self.publish(&key, &());
+            }
+            Action::Promise(number) => {
+                let limit = if self.protocol.is_member() {
+                    self.control.promise(self.ahead)
+                } else {
+                    Epoch(0)
+                };
+                self.feed(number, Ok(Event::Promised(number, Ready { limit })));
+            }
+            Action::PublishReady(number, ready) => {
                 let key = self.key(format_args!("ready/{number}/{}", self.me.0));
                 self.publish(&key, &ready);
             }
@@ -363,6 +377,9 @@ impl Agent {
                 }
                 self.control.release();
                 self.tidy(attempt);
+                if own {
+                    self.forget_before(attempt);
+                }
                 let view = self.protocol.view().collect();
                 self.report(MemberEvent::Admitted {
                     attempt,
@@ -422,11 +439,25 @@ impl Agent {
 
     /// Takes what this rank published for a decided attempt out of the store.
     fn tidy(&self, attempt: u64) {
-        for kind in ["offers", "ready"] {
+        for kind in ["offers", "linked", "ready"] {
             let key = self.key(format_args!("{kind}/{attempt}/{}", self.me.0));
             if let Err(error) = self.store.delete(&key) {
                 tracing::debug!(rank = self.me.0, key, %error, "left in the store");
             }
         }
+    }
+
+    /// Takes attempts before a committed one out of the store: everybody who was
+    /// ready for this one has learned how those ended.
+    fn forget_before(&mut self, attempt: u64) {
+        for number in self.oldest.unwrap_or(attempt)..attempt {
+            for kind in ["proposal", "decision"] {
+                let key = self.key(format_args!("{kind}/{number}"));
+                if let Err(error) = self.store.delete(&key) {
+                    tracing::debug!(rank = self.me.0, key, %error, "left in the store");
+                }
+            }
+        }
+        self.oldest = Some(attempt);
     }
 }

@@ -12,15 +12,20 @@
 //! | `Proposed` | the proposal was seen | reset the links to ranks that change |
 //! | `Prepared` | links reset, queue pair numbers known | publish them |
 //! | `Offered` | own offers published | once the peers' offers are there: connect |
-//! | `Connected` | links connected, promise made | publish *ready* |
+//! | `Connected` | links connected | publish *connected* |
+//! | `Waiting` | published | once all are connected: promise a limit |
+//! | `Promised` | promise made | publish *ready* |
 //! | `Ready` | published | once all are ready, the lowest joiner decides *commit* |
+//!
+//! Promises come last, when everybody has just shown that it answers: a member that
+//! hangs keeps an attempt from succeeding but holds nobody up.
 //!
 //! At every stage a death, a failure or the time-out leads to *dropped*, which
 //! anybody may decide. Whatever is decided first at the rendezvous holds.
 
 use super::records::{Card, Decision, Life, Offers, Proposal, QpOffer, Ready};
 use crate::ids::{Epoch, Incarnation, Rank};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// How long a rank that wants to join waits after an attempt was dropped.
@@ -45,12 +50,16 @@ pub(crate) enum Event {
     Card(Rank, Option<Card>),
     Proposal(u64, Proposal),
     Offers(u64, Rank, Offers),
+    /// A rank has connected its links.
+    Linked(u64, Rank),
     Ready(u64, Rank, Ready),
     Decision(u64, Decision),
     /// [`Action::Prepare`] was done; these are the own offers.
     Prepared(u64, Offers),
-    /// [`Action::Connect`] was done; this is the own promise.
-    Connected(u64, Ready),
+    /// [`Action::Connect`] was done.
+    Connected(u64),
+    /// [`Action::Promise`] was done; this is the promise.
+    Promised(u64, Ready),
     /// [`Action::Prepare`] or [`Action::Connect`] failed.
     Failed(u64, String),
 }
@@ -77,8 +86,11 @@ pub(crate) enum Action {
     /// Mask and reset the links to these ranks, and make offers for them.
     Prepare(u64, Vec<Rank>),
     PublishOffers(u64, Offers),
-    /// Connect the links to these peers, then promise a limit.
+    /// Connect the links to these peers.
     Connect(u64, Vec<(Card, Vec<QpOffer>)>),
+    PublishLinked(u64),
+    /// Promise to begin no operation at or beyond some limit.
+    Promise(u64),
     PublishReady(u64, Ready),
     Decide(u64, Decision),
     /// Write these rows of the table and release the promise. `own` is set if this
@@ -107,6 +119,9 @@ enum Stage {
     Offered,
     Connecting,
     Connected,
+    Waiting,
+    Promising,
+    Promised,
     Ready,
 }
 
@@ -121,6 +136,7 @@ struct Attempt {
     own_offers: Option<Offers>,
     own_ready: Option<Ready>,
     offers: BTreeMap<Rank, Offers>,
+    linked: BTreeSet<Rank>,
     ready: BTreeMap<Rank, Ready>,
     failure: Option<String>,
     decision: Option<Decision>,
@@ -185,6 +201,11 @@ impl Protocol {
                     attempt.offers.insert(rank, offers);
                 }
             }
+            Event::Linked(number, rank) => {
+                if let Some(attempt) = self.current(number) {
+                    attempt.linked.insert(rank);
+                }
+            }
             Event::Ready(number, rank, ready) => {
                 if let Some(attempt) = self.current(number) {
                     attempt.ready.insert(rank, ready);
@@ -201,10 +222,15 @@ impl Protocol {
                     attempt.stage = Stage::Prepared;
                 }
             }
-            Event::Connected(number, ready) => {
+            Event::Connected(number) => {
+                if let Some(attempt) = self.current(number) {
+                    attempt.stage = Stage::Connected;
+                }
+            }
+            Event::Promised(number, ready) => {
                 if let Some(attempt) = self.current(number) {
                     attempt.own_ready = Some(ready);
-                    attempt.stage = Stage::Connected;
+                    attempt.stage = Stage::Promised;
                 }
             }
             Event::Failed(number, why) => {
@@ -269,6 +295,7 @@ impl Protocol {
             own_offers: None,
             own_ready: None,
             offers: BTreeMap::new(),
+            linked: BTreeSet::new(),
             ready: BTreeMap::new(),
             failure: None,
             decision: None,
@@ -377,6 +404,18 @@ impl Protocol {
                 Some(Action::Connect(number, peers))
             }
             Stage::Connected => {
+                attempt.stage = Stage::Waiting;
+                Some(Action::PublishLinked(number))
+            }
+            Stage::Waiting => {
+                let mut everybody = attempt.proposal.everybody();
+                if !everybody.all(|(rank, _)| attempt.linked.contains(&rank)) {
+                    return None;
+                }
+                attempt.stage = Stage::Promising;
+                Some(Action::Promise(number))
+            }
+            Stage::Promised => {
                 attempt.stage = Stage::Ready;
                 Some(Action::PublishReady(number, attempt.own_ready?))
             }
@@ -386,8 +425,14 @@ impl Protocol {
                     limit = limit.max(attempt.ready.get(&rank)?.limit.0);
                 }
                 attempt.asked_until = Some(now + self.setup.time_out);
-                let from = Epoch(limit.next_multiple_of(self.setup.alignment.max(1)));
-                Some(Action::Decide(number, Decision::Commit { from }))
+                let decision = match limit.checked_next_multiple_of(self.setup.alignment) {
+                    Some(from) => Decision::Commit { from: Epoch(from) },
+                    None => Decision::Dropped {
+                        by: self.setup.me,
+                        why: format!("promised limit {limit} has no admission epoch beyond it"),
+                    },
+                };
+                Some(Action::Decide(number, decision))
             }
             _ => None,
         }
@@ -404,11 +449,11 @@ impl Protocol {
             let silent: Vec<String> = attempt
                 .proposal
                 .everybody()
-                .filter(|(rank, _)| !attempt.ready.contains_key(rank))
+                .filter(|(rank, _)| !attempt.linked.contains(rank))
                 .map(|(rank, _)| rank.to_string())
                 .collect();
             format!(
-                "not ready within {:?}: {}",
+                "not connected within {:?}: {}",
                 self.setup.time_out,
                 silent.join(", ")
             )

@@ -125,6 +125,10 @@ impl Process {
                 for (card, offers) in peers {
                     assert_eq!(offers[0].qpn, card.rank.0, "offers of another rank");
                 }
+                self.protocol.on(Event::Connected(number), now);
+            }
+            Action::PublishLinked(number) => board.log.push(Event::Linked(number, me)),
+            Action::Promise(number) => {
                 let limit = if self.admitted.is_some() {
                     self.epoch + 3
                 } else {
@@ -134,7 +138,7 @@ impl Process {
                 let ready = Ready {
                     limit: Epoch(limit),
                 };
-                self.protocol.on(Event::Connected(number, ready), now);
+                self.protocol.on(Event::Promised(number, ready), now);
             }
             Action::PublishReady(number, ready) => {
                 board.log.push(Event::Ready(number, me, ready));
@@ -341,6 +345,40 @@ fn a_failed_step_drops_the_attempt_and_a_later_one_succeeds() {
     assert_eq!(world.board.decision(number), Some(&dropped));
     assert!(world.processes[1].as_ref().unwrap().admitted.is_some());
     world.check_agreement();
+}
+
+#[test]
+fn a_member_that_hangs_holds_nobody_up() {
+    let mut world = World::new(3);
+    world.settle();
+    world.step(&Step::Kill(2));
+    world.settle();
+    world.step(&Step::Start(2));
+    // Rank 1 is frozen; the others do all they can, short of the time-out.
+    for _ in 0..20 {
+        for i in [0, 2] {
+            let process = world.processes[i].as_mut().unwrap();
+            while process.seen < world.board.log.len() {
+                process.read(&world.board, world.now);
+            }
+            while process.act(&mut world.board, world.now) {}
+        }
+    }
+    let survivor = world.processes[0].as_ref().unwrap();
+    let linked = |e: &Event| matches!(e, Event::Linked(2, Rank(0)));
+    assert_eq!(
+        survivor.limit, None,
+        "promised although rank 1 does not answer"
+    );
+    // It waits for rank 1's offers or links, and serves meanwhile.
+    assert!(
+        !world
+            .board
+            .log
+            .iter()
+            .any(|e| matches!(e, Event::Ready(2, ..)))
+    );
+    assert!(world.board.log.iter().filter(|e| linked(e)).count() <= 1);
 }
 
 #[test]

@@ -76,7 +76,12 @@ impl std::fmt::Display for CompletionError {
             f,
             "{name} (syndrome {:#04x}, vendor {:#04x})",
             self.syndrome, self.vendor
-        )
+        )?;
+        if name == Syndrome::WrFlush {
+            // All completions share one entry, and the last one stays.
+            write!(f, ", behind an earlier error")?;
+        }
+        Ok(())
     }
 }
 

@@ -207,7 +207,7 @@ fn check_shape(args: &Args) -> Result<()> {
     within("tokens", args.tokens.into(), 1, 1 << 16)?;
     within("top-k", args.top_k.into(), 1, MAX_TOP_K.into())?;
     within("steps", args.steps, 1, 10_000_000)?;
-    within("lanes", args.lanes.into(), 1, 64)?;
+    within("lanes", args.lanes.into(), 1, 16)?;
     within("time-out-ms", args.time_out_ms, 1, 600_000)?;
     within("deadline-s", args.deadline_s, 1, 86_400)?;
     within("repeat", args.repeat.into(), 1, 100_000)?;
