@@ -4,14 +4,13 @@ use crate::config::Config;
 use crate::error::{EpError, Loss};
 use crate::exchange::Exchange;
 use crate::layout::Layout;
-use crate::output::{CombineOutput, DispatchOutput};
+use crate::output::{CombineOutput, DispatchOutput, zeroed};
 use crate::pause::Pause;
 use crate::placement::Placement;
 use crate::plan::PlanPool;
 use crate::signal::{MAX_EPOCH, MAX_INCARNATION};
 use crate::slot::{self, Expect};
 use crate::stats::EpStats;
-use bytemuck::allocation::zeroed_vec;
 use ep_transport::{Epoch, Fabric, Rank, RankSet, RegionError};
 use half::bf16;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -115,7 +114,7 @@ impl<F: Fabric> EpBuffer<F> {
             stats: EpStats::new(capacity, placement.local_experts(rank) as usize),
             plans: PlanPool::default(),
             scratch: Scratch {
-                meta: zeroed_vec(meta),
+                meta: zeroed(rank, "slot meta data", meta)?,
                 sum: vec![0.0; hidden],
                 row: vec![bf16::ZERO; hidden],
                 ranks: RankSet::new(config.capacity()),
@@ -162,21 +161,27 @@ impl<F: Fabric> EpBuffer<F> {
     }
 
     /// A place for the results of dispatches.
-    #[must_use]
-    pub fn dispatch_output(&self) -> DispatchOutput {
+    ///
+    /// # Errors
+    /// [`EpError::Memory`] if there is not enough.
+    pub fn dispatch_output(&self) -> Result<DispatchOutput, EpError> {
         DispatchOutput::new(&self.config, self.rank)
     }
 
     /// A place for the results of combines.
-    #[must_use]
-    pub fn combine_output(&self) -> CombineOutput {
-        CombineOutput::new(&self.config)
+    ///
+    /// # Errors
+    /// [`EpError::Memory`] if there is not enough.
+    pub fn combine_output(&self) -> Result<CombineOutput, EpError> {
+        CombineOutput::new(&self.config, self.rank)
     }
 
     /// Zeroed memory of the shape of `recv_x`, for what the experts compute.
-    #[must_use]
-    pub fn expert_output(&self) -> Vec<bf16> {
-        zeroed_vec(self.expert_output_len())
+    ///
+    /// # Errors
+    /// [`EpError::Memory`] if there is not enough.
+    pub fn expert_output(&self) -> Result<Vec<bf16>, EpError> {
+        zeroed(self.rank, "expert_out", self.expert_output_len())
     }
 
     pub(crate) fn expert_output_len(&self) -> usize {

@@ -31,6 +31,16 @@ pub enum EpError {
         /// Bytes needed.
         needed: u64,
     },
+    /// Memory of this size cannot be had.
+    #[error("{rank}: no memory for {what} of {bytes} bytes")]
+    Memory {
+        /// This rank.
+        rank: Rank,
+        /// What it is for.
+        what: &'static str,
+        /// Bytes asked for.
+        bytes: u64,
+    },
     /// An incarnation that signals cannot carry.
     #[error("{rank}: {incarnation} is outside of 1 to {max}")]
     Incarnation {

@@ -1,7 +1,9 @@
 //! Where dispatch and combine put their results. Made once, used again and again.
 
 use crate::config::Config;
-use bytemuck::allocation::zeroed_vec;
+use crate::error::EpError;
+use bytemuck::Zeroable;
+use bytemuck::allocation::try_zeroed_vec;
 use ep_transport::{Rank, RankSet};
 use half::bf16;
 
@@ -29,21 +31,21 @@ pub struct DispatchOutput {
 }
 
 impl DispatchOutput {
-    pub(crate) fn new(config: &Config, rank: Rank) -> Self {
+    pub(crate) fn new(config: &Config, rank: Rank) -> Result<Self, EpError> {
         let experts = config.placement().local_experts(rank) as usize;
         let capacity = config.capacity() as usize;
         let rows = experts * config.rows_per_expert();
         let hidden = config.hidden() as usize;
-        Self {
+        Ok(Self {
             capacity,
             rows_per_expert: config.rows_per_expert(),
             hidden,
-            recv_x: zeroed_vec(rows * hidden),
+            recv_x: zeroed(rank, "recv_x", rows.saturating_mul(hidden))?,
             recv_count: vec![0; experts],
-            src_info: zeroed_vec(rows),
+            src_info: zeroed(rank, "src_info", rows)?,
             layout_range: vec![RowRange::default(); experts * capacity],
             answered: RankSet::new(config.capacity()),
-        }
+        })
     }
 
     /// All rows, `[local_experts][capacity * max_tokens][hidden]`. Of each expert's
@@ -122,17 +124,17 @@ pub struct CombineOutput {
 }
 
 impl CombineOutput {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, rank: Rank) -> Result<Self, EpError> {
         let hidden = config.hidden() as usize;
         let tokens = config.max_tokens() as usize;
-        Self {
+        Ok(Self {
             capacity: config.capacity(),
             hidden,
             tokens: 0,
-            x: zeroed_vec(tokens * hidden),
+            x: zeroed(rank, "x", tokens * hidden)?,
             missing: vec![0; tokens],
             answered: RankSet::new(config.capacity()),
-        }
+        })
     }
 
     pub(crate) fn has_shape_of(&self, config: &Config) -> bool {
@@ -159,5 +161,35 @@ impl CombineOutput {
     #[must_use]
     pub fn answered(&self) -> &RankSet {
         &self.answered
+    }
+}
+
+/// Zeroed memory, or the number of bytes that could not be had.
+pub(crate) fn zeroed<T: Zeroable>(
+    rank: Rank,
+    what: &'static str,
+    len: usize,
+) -> Result<Vec<T>, EpError> {
+    try_zeroed_vec(len).map_err(|()| EpError::Memory {
+        rank,
+        what,
+        bytes: (len as u64).saturating_mul(size_of::<T>() as u64),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_cannot_be_had_is_an_error_with_its_size() {
+        let error = zeroed::<u64>(Rank(3), "recv_x", usize::MAX / 16).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "rank 3: no memory for recv_x of {} bytes",
+                usize::MAX as u64 / 16 * 8
+            )
+        );
     }
 }

@@ -52,9 +52,9 @@ fn dies_after_reaching(reached: u32) {
                     fabric.die_after(reached);
                 }
                 let mut buffer = EpBuffer::new(config.clone(), fabric).unwrap();
-                let mut received = buffer.dispatch_output();
-                let mut combined = buffer.combine_output();
-                let mut expert_out = buffer.expert_output();
+                let mut received = buffer.dispatch_output().unwrap();
+                let mut combined = buffer.combine_output().unwrap();
+                let mut expert_out = buffer.expert_output().unwrap();
                 for step in 0..3 {
                     let all = tokens(config, step);
                     let own = &all[rank.index()];
@@ -128,7 +128,7 @@ fn a_rank_that_only_reports_stalls_is_given_up_in_the_end() {
         });
         let mut buffer =
             EpBuffer::new(config.clone(), fabrics.into_iter().next().unwrap()).unwrap();
-        let mut out = buffer.dispatch_output();
+        let mut out = buffer.dispatch_output().unwrap();
         buffer.dispatch(&[], &[], &[], 1, &mut out).unwrap();
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         let waited = |rank| {
@@ -160,7 +160,7 @@ fn a_death_seen_by_the_host_ends_the_wait() {
         });
         let mut buffer =
             EpBuffer::new(config.clone(), fabrics.into_iter().next().unwrap()).unwrap();
-        let mut out = buffer.dispatch_output();
+        let mut out = buffer.dispatch_output().unwrap();
         let began = Instant::now();
         buffer.dispatch(&[], &[], &[], 1, &mut out).unwrap();
         assert!(began.elapsed() < Duration::from_secs(20));
@@ -179,7 +179,7 @@ fn comes_back(before: u64, later: u64) {
     on_ranks(&config, Network::default(), |mut buffer, cluster| {
         let rank = buffer.rank();
         let config = buffer.config().clone();
-        let mut received = buffer.dispatch_output();
+        let mut received = buffer.dispatch_output().unwrap();
         for epoch in 0..steps {
             if rank == DEAD && epoch == before {
                 cluster.reborn(DEAD, Incarnation(2)).unwrap();
@@ -233,7 +233,7 @@ fn a_combine_leaves_out_the_new_life_of_a_rank_that_was_in_its_dispatch() {
         .unwrap();
     on_ranks(&config, Network::default(), |mut buffer, cluster| {
         let rank = buffer.rank();
-        let mut out = buffer.dispatch_output();
+        let mut out = buffer.dispatch_output().unwrap();
         let own = Tokens {
             x: vec![half::bf16::ONE; 8],
             topk_idx: vec![0, 2],
@@ -242,8 +242,8 @@ fn a_combine_leaves_out_the_new_life_of_a_rank_that_was_in_its_dispatch() {
         };
         let first = dispatch(&mut buffer, &own, &mut out);
         let from = Epoch(2);
-        let mut combined = buffer.combine_output();
-        let expert_out = vec![half::bf16::ONE; buffer.expert_output().len()];
+        let mut combined = buffer.combine_output().unwrap();
+        let expert_out = vec![half::bf16::ONE; buffer.expert_output().unwrap().len()];
         if rank == Rank(1) {
             cluster.reborn(rank, Incarnation(2)).unwrap();
             let control = cluster.control(rank).unwrap();
@@ -283,7 +283,7 @@ fn an_operation_waits_for_a_decision_but_not_for_ever() {
     let (cluster, fabrics) = Cluster::with_ranks(&config, Network::default(), 1).unwrap();
     let control = cluster.control(Rank(0)).unwrap();
     let mut buffer = EpBuffer::new(config, fabrics.into_iter().next().unwrap()).unwrap();
-    let mut out = buffer.dispatch_output();
+    let mut out = buffer.dispatch_output().unwrap();
     assert_eq!(control.promise(1), Epoch(1));
     buffer.dispatch(&[], &[], &[], 1, &mut out).unwrap();
     std::thread::scope(|scope| {
@@ -327,7 +327,7 @@ fn a_newcomer_is_patient_with_those_who_wait_for_a_dead_rank() {
             let fabric = cluster.fabric(rank).unwrap();
             let mut buffer = EpBuffer::new(config.clone(), fabric).unwrap();
             scope.spawn(move || {
-                let mut out = buffer.dispatch_output();
+                let mut out = buffer.dispatch_output().unwrap();
                 if rank == old {
                     sleep(TIME_OUT / 2);
                     buffer.dispatch(&[], &[], &[], 1, &mut out).unwrap();

@@ -42,7 +42,7 @@ fn a_proper_message_is_taken() {
     let tokens: [support::fake::Token<'_>; 2] = [(1, &[(0, 1), (1, 0)]), (3, &[(0, 0)])];
     fake.write(Epoch(0), &fake.dispatch(Epoch(0), &tokens, 3.0));
     fake.signal(Epoch(0), Epoch(0), LIFE);
-    let mut out = buffer.dispatch_output();
+    let mut out = buffer.dispatch_output().unwrap();
     dispatch(&mut buffer, &mut out);
     assert_eq!(ranks(&out), [ME, PEER]);
     assert_eq!(out.recv_count(), [3, 1]);
@@ -62,7 +62,7 @@ fn signals_of_other_lives_and_other_epochs_are_ignored() {
         let (fake, mut buffer) = Fake::new(&config());
         fake.write(Epoch(0), &fake.dispatch(Epoch(0), &[(0, &[(0, 0)])], 3.0));
         fake.signal(Epoch(0), epoch, life);
-        let mut out = buffer.dispatch_output();
+        let mut out = buffer.dispatch_output().unwrap();
         dispatch(&mut buffer, &mut out);
         assert_eq!(ranks(&out), [ME], "{epoch} {life}");
         assert_eq!(out.recv_count(), [1, 0]);
@@ -78,7 +78,7 @@ fn one_lane_is_not_enough() {
     fake.signal(Epoch(0), Epoch(0), LIFE);
     let second = fake.layout.signal(Epoch(0).half(), PEER, 1);
     fake.region.store_release(second, 0).unwrap();
-    let mut out = buffer.dispatch_output();
+    let mut out = buffer.dispatch_output().unwrap();
     dispatch(&mut buffer, &mut out);
     assert_eq!(ranks(&out), [ME]);
 }
@@ -111,7 +111,7 @@ fn what_cannot_be_right_masks_the_sender() {
         bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
         fake.write(Epoch(0), &bytes);
         fake.signal(Epoch(0), Epoch(0), LIFE);
-        let mut out = buffer.dispatch_output();
+        let mut out = buffer.dispatch_output().unwrap();
         dispatch(&mut buffer, &mut out);
         assert_eq!(ranks(&out), [ME]);
         assert_eq!(out.recv_count(), [1, 0]);
@@ -141,11 +141,11 @@ fn a_combine_that_does_not_fit_its_dispatch_is_left_out() {
             &fake.combine(Epoch(1), dispatch_epoch, tokens, 4.0),
         );
         fake.signal(Epoch(1), Epoch(1), LIFE);
-        let mut out = buffer.dispatch_output();
+        let mut out = buffer.dispatch_output().unwrap();
         let handle = dispatch(&mut buffer, &mut out);
         assert_eq!(ranks(&out), [ME, PEER]);
-        let mut combined = buffer.combine_output();
-        let expert_out = vec![bf16::ONE; buffer.expert_output().len()];
+        let mut combined = buffer.combine_output().unwrap();
+        let expert_out = vec![bf16::ONE; buffer.expert_output().unwrap().len()];
         buffer.combine(&handle, &expert_out, &mut combined).unwrap();
         assert_eq!(combined.missing(), missing);
         let peer = if missing == [0, 0] { 4.0 } else { 0.0 };
@@ -160,7 +160,7 @@ fn partial_sums_of_a_life_that_was_not_in_the_dispatch_are_left_out() {
     let (fake, mut buffer) = Fake::new(&config());
     fake.write(Epoch(0), &fake.dispatch(Epoch(0), &[], 0.0));
     fake.signal(Epoch(0), Epoch(0), LIFE);
-    let mut out = buffer.dispatch_output();
+    let mut out = buffer.dispatch_output().unwrap();
     let handle = dispatch(&mut buffer, &mut out);
     let next = Incarnation(LIFE.0 + 1);
     fake.control.mask_now(PEER);
@@ -169,8 +169,8 @@ fn partial_sums_of_a_life_that_was_not_in_the_dispatch_are_left_out() {
     bytes[INCARNATION..INCARNATION + 4].copy_from_slice(&next.0.to_le_bytes());
     fake.write(Epoch(1), &bytes);
     fake.signal(Epoch(1), Epoch(1), next);
-    let mut combined = buffer.combine_output();
-    let expert_out = vec![bf16::ONE; buffer.expert_output().len()];
+    let mut combined = buffer.combine_output().unwrap();
+    let expert_out = vec![bf16::ONE; buffer.expert_output().unwrap().len()];
     buffer.combine(&handle, &expert_out, &mut combined).unwrap();
     assert_eq!(combined.missing(), [0b10, 0b1]);
     assert_eq!(combined.x()[0], bf16::ONE);
@@ -181,7 +181,7 @@ fn partial_sums_of_a_life_that_was_not_in_the_dispatch_are_left_out() {
 fn a_link_that_never_completes_is_given_up_before_its_source_is_overwritten() {
     let (fake, mut buffer) = Fake::new(&config());
     fake.cluster.hold(ME, PEER, true);
-    let mut out = buffer.dispatch_output();
+    let mut out = buffer.dispatch_output().unwrap();
     for epoch in (0..3).map(Epoch) {
         fake.write(epoch, &fake.dispatch(epoch, &[], 0.0));
         fake.signal(epoch, epoch, LIFE);
@@ -207,7 +207,7 @@ fn a_full_queue_is_given_up_in_time() {
     cluster.hold(ME, PEER, true);
     let fabric = fabrics.into_iter().next().unwrap();
     let mut buffer = ep_buffer::EpBuffer::new(config, fabric).unwrap();
-    let mut out = buffer.dispatch_output();
+    let mut out = buffer.dispatch_output().unwrap();
     let began = Instant::now();
     dispatch(&mut buffer, &mut out);
     assert!(began.elapsed() < Duration::from_secs(5));
@@ -224,7 +224,7 @@ fn an_error_completion_ends_the_wait_at_once() {
         .build()
         .unwrap();
     let (fake, mut buffer) = Fake::new(&patient);
-    let mut out = buffer.dispatch_output();
+    let mut out = buffer.dispatch_output().unwrap();
     let began = Instant::now();
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -262,10 +262,10 @@ proptest! {
         fake.signal(Epoch(0), Epoch(0), LIFE);
         fake.write(Epoch(1), &second);
         fake.signal(Epoch(1), Epoch(1), LIFE);
-        let mut out = buffer.dispatch_output();
+        let mut out = buffer.dispatch_output().unwrap();
         let handle = dispatch(&mut buffer, &mut out);
-        let mut combined = buffer.combine_output();
-        buffer.combine(&handle, &buffer.expert_output(), &mut combined).unwrap();
+        let mut combined = buffer.combine_output().unwrap();
+        buffer.combine(&handle, &buffer.expert_output().unwrap(), &mut combined).unwrap();
         // This rank's own share is there whatever the peer does, and is all there is
         // unless the peer was believed.
         prop_assert!(out.recv_count()[0] >= 1);

@@ -35,9 +35,9 @@ fn open(config: &Config, path: Path, rank: Rank, store: &MemStore) -> (EpBuffer<
 /// missing from.
 fn live(config: &Config, mut buffer: EpBuffer<Group>, until: &AtomicU64, dies: bool) -> Vec<Epoch> {
     let rank = buffer.rank();
-    let mut received = buffer.dispatch_output();
-    let mut combined = buffer.combine_output();
-    let mut expert_out = buffer.expert_output();
+    let mut received = buffer.dispatch_output().unwrap();
+    let mut combined = buffer.combine_output().unwrap();
+    let mut expert_out = buffer.expert_output().unwrap();
     let mut lacking = Vec::new();
     while buffer.fabric().control().next_epoch().0 < until.load(SeqCst) {
         let epoch = buffer.fabric().control().next_epoch();

@@ -118,8 +118,8 @@ fn the_check_notices_what_is_wrong() {
         |mut buffer, _| {
             let rank = buffer.rank();
             let own = workload.batch(rank, 0);
-            let mut received = buffer.dispatch_output();
-            let mut combined = buffer.combine_output();
+            let mut received = buffer.dispatch_output().unwrap();
+            let mut combined = buffer.combine_output().unwrap();
             let (idx, weights) = (&own.topk_idx, &own.topk_weights);
             let handle = buffer
                 .dispatch(&own.x, idx, weights, 4, &mut received)
@@ -128,7 +128,7 @@ fn the_check_notices_what_is_wrong() {
             verify::check_dispatch(&workload, rank, 1, &received).unwrap_err();
             verify::check_dispatch(&workload, Rank(rank.0 ^ 1), 0, &received).unwrap_err();
 
-            let mut expert_out = buffer.expert_output();
+            let mut expert_out = buffer.expert_output().unwrap();
             let mut work = moe::model::Activations::default();
             layer::run_experts(&workload, rank, &received, &mut work, &mut expert_out);
             buffer.combine(&handle, &expert_out, &mut combined).unwrap();

@@ -15,9 +15,9 @@ use support::{Tokens, check_combine, check_dispatch, on_ranks, run_experts};
 fn pairs(config: &Config, network: Network, steps: &[Vec<Tokens>]) {
     let all: Vec<Rank> = (0..config.capacity()).map(Rank).collect();
     on_ranks(config, network, |mut buffer, _| {
-        let mut received = buffer.dispatch_output();
-        let mut expert_out = buffer.expert_output();
-        let mut combined = buffer.combine_output();
+        let mut received = buffer.dispatch_output().unwrap();
+        let mut expert_out = buffer.expert_output().unwrap();
+        let mut combined = buffer.combine_output().unwrap();
         for tokens in steps {
             let own = &tokens[buffer.rank().index()];
             let handle = buffer

@@ -73,8 +73,8 @@ fn run(config: &Config, network: Network, ops: &[Op]) -> Vec<Vec<Vec<bf16>>> {
                 })
                 .collect()
         };
-        let mut received = buffer.dispatch_output();
-        let mut combined = buffer.combine_output();
+        let mut received = buffer.dispatch_output().unwrap();
+        let mut combined = buffer.combine_output().unwrap();
         let mut kept: Vec<Kept> = Vec::new();
         let mut results = Vec::new();
         for (epoch, op) in ops.iter().enumerate() {
@@ -101,7 +101,7 @@ fn run(config: &Config, network: Network, ops: &[Op]) -> Vec<Vec<Vec<bf16>>> {
                         results.push(received.expert_rows(expert).unwrap().to_vec());
                     }
                     if !matches!(op, Op::Forget) {
-                        let mut expert_out = buffer.expert_output();
+                        let mut expert_out = buffer.expert_output().unwrap();
                         run_experts(&buffer, &received, &mut expert_out);
                         kept.push(Kept {
                             handle,
@@ -176,9 +176,9 @@ fn nothing_is_allocated_once_warm() {
         let steps: Vec<Tokens> = (0..20)
             .map(|step| Tokens::hashed(&config, step, buffer.rank(), 16 - step as usize % 5, 4))
             .collect();
-        let mut received = buffer.dispatch_output();
-        let mut combined = buffer.combine_output();
-        let expert_out = buffer.expert_output();
+        let mut received = buffer.dispatch_output().unwrap();
+        let mut combined = buffer.combine_output().unwrap();
+        let expert_out = buffer.expert_output().unwrap();
         let mut after_first = 0;
         for (i, own) in steps.iter().enumerate() {
             let (idx, weights) = (&own.topk_idx, &own.topk_weights);
@@ -208,8 +208,8 @@ fn a_token_travels_once_to_each_rank_and_one_partial_sum_comes_back() {
         let other = 1 - buffer.rank().0 as i32;
         // Two tokens, each to four experts of the other rank.
         let idx: Vec<i32> = (0..8).map(|k| other * 4 + k % 4).collect();
-        let mut received = buffer.dispatch_output();
-        let mut combined = buffer.combine_output();
+        let mut received = buffer.dispatch_output().unwrap();
+        let mut combined = buffer.combine_output().unwrap();
         let x = [bf16::ONE; 2 * 64];
         let handle = buffer
             .dispatch(&x, &idx, &[0.25; 8], 4, &mut received)
@@ -236,8 +236,8 @@ fn a_token_travels_once_to_each_rank_and_one_partial_sum_comes_back() {
 fn weights_that_are_no_numbers_stay_with_their_token() {
     let config = Config::builder(2, 2, 8, 4).max_top_k(1).build().unwrap();
     on_ranks(&config, Network::default(), |mut buffer, _| {
-        let mut received = buffer.dispatch_output();
-        let mut combined = buffer.combine_output();
+        let mut received = buffer.dispatch_output().unwrap();
+        let mut combined = buffer.combine_output().unwrap();
         let x = [bf16::ONE; 3 * 8];
         let weights = [f32::NAN, 1.0, f32::INFINITY];
         let handle = buffer
@@ -256,7 +256,7 @@ fn weights_that_are_no_numbers_stay_with_their_token() {
 fn bad_arguments_are_refused_and_cost_no_epoch() {
     let config = Config::builder(1, 4, 8, 2).max_top_k(2).build().unwrap();
     on_ranks(&config, Network::default(), |mut buffer, _| {
-        let mut out = buffer.dispatch_output();
+        let mut out = buffer.dispatch_output().unwrap();
         let x = [bf16::ONE; 24];
         let w = [1.0; 8];
         let mut refused = |x: &[bf16], idx: &[i32], w: &[f32], k| {
@@ -297,14 +297,14 @@ fn bad_arguments_are_refused_and_cost_no_epoch() {
         }
         let handle = buffer.dispatch(&[], &[], &[], 1, &mut out).unwrap();
         assert_eq!(handle.epoch(), Epoch(0));
-        let mut combined = buffer.combine_output();
+        let mut combined = buffer.combine_output().unwrap();
         let short = buffer.combine(&handle, &[], &mut combined).unwrap_err();
         assert!(matches!(short, EpError::Length { len: 0, .. }));
 
         let other = Config::builder(1, 4, 16, 2).build().unwrap();
         on_ranks(&other, Network::default(), |mut other, _| {
-            let expert_out = other.expert_output();
-            let mut mine = other.combine_output();
+            let expert_out = other.expert_output().unwrap();
+            let mut mine = other.combine_output().unwrap();
             let error = other.combine(&handle, &expert_out, &mut mine).unwrap_err();
             assert!(
                 error
@@ -312,7 +312,7 @@ fn bad_arguments_are_refused_and_cost_no_epoch() {
                     .contains("the handle belongs to another buffer")
             );
             let own = other
-                .dispatch(&[], &[], &[], 1, &mut other.dispatch_output())
+                .dispatch(&[], &[], &[], 1, &mut other.dispatch_output().unwrap())
                 .unwrap();
             let mut foreign = ep_buffer::EpBuffer::new(
                 Config::builder(1, 4, 8, 2).build().unwrap(),
@@ -325,7 +325,12 @@ fn bad_arguments_are_refused_and_cost_no_epoch() {
                 .1
                 .remove(0),
             )
-            .map(|buffer| (buffer.dispatch_output(), buffer.combine_output()))
+            .map(|buffer| {
+                (
+                    buffer.dispatch_output().unwrap(),
+                    buffer.combine_output().unwrap(),
+                )
+            })
             .unwrap();
             let error = other
                 .combine(&own, &expert_out, &mut foreign.1)

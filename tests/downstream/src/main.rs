@@ -13,7 +13,7 @@ fn rank(me: Rank, store: Arc<MemStore>) -> Result<()> {
     let mut group = Group::open(&GroupConfig::new(me, 2), config.footprint(), store)?;
     group.wait_admitted(LIMIT)?;
     let mut ep = EpBuffer::new(config, group)?;
-    let (mut received, mut combined) = (ep.dispatch_output(), ep.combine_output());
+    let (mut received, mut combined) = (ep.dispatch_output()?, ep.combine_output()?);
     // Each token goes to expert 0, which rank 0 owns, and to expert 3, on rank 1.
     let x = vec![bf16::from_f32(1.5); 8 * 64];
     let (topk_idx, topk_weights) = ([0, 3].repeat(8), [0.5; 16]);

@@ -28,9 +28,9 @@ pub(crate) fn run<F: Fabric>(
     between: &mut dyn FnMut(&F, &mut Emit<'_>),
 ) -> Result<Summary, EpError> {
     let rank = buffer.rank();
-    let mut received = buffer.dispatch_output();
-    let mut expert_out = buffer.expert_output();
-    let mut combined = buffer.combine_output();
+    let mut received = buffer.dispatch_output()?;
+    let mut expert_out = buffer.expert_output()?;
+    let mut combined = buffer.combine_output()?;
     let mut work = Activations::default();
     let mut summary = Summary {
         rank: rank.0,
