@@ -19,8 +19,8 @@
 //!     for fabric in fabrics {
 //!         let mut buffer = EpBuffer::new(config.clone(), fabric).unwrap();
 //!         scope.spawn(move || {
-//!             let mut received = buffer.dispatch_output()?;
-//!             let mut combined = buffer.combine_output()?;
+//!             let mut received = buffer.dispatch_output().unwrap();
+//!             let mut combined = buffer.combine_output().unwrap();
 //!             // One token, to expert 0 (of rank 0) and expert 3 (of rank 1).
 //!             let x = [bf16::ONE; 8];
 //!             let handle = buffer
