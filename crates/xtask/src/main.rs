@@ -5,9 +5,10 @@
     reason = "a command line program speaks through its output"
 )]
 
-mod bindgen;
 mod cargo;
+mod codegen;
 mod demo;
+mod fuzz;
 mod memheap_compare;
 mod msrv;
 mod supervised;
@@ -29,6 +30,8 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
+    /// Run the fuzz targets for a while.
+    Fuzz(fuzz::Args),
     /// Measure `memheap` beside other offset allocators.
     MemheapCompare(memheap_compare::Args),
     /// Replace this process by another that dies with its parent.
@@ -40,9 +43,12 @@ fn main() -> ExitCode {
     let outcome = match Verb::parse() {
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
-        Verb::Bindgen { check } => bindgen::run(check).map(|()| true),
+        Verb::Bindgen { check } => codegen::run(codegen::Output::Bindings, check),
+        Verb::Fuzz(args) => fuzz::run(&args).map(|()| true),
         // What is measured has to be optimised, so the verb is run by another build of us.
-        Verb::MemheapCompare(_) if cfg!(debug_assertions) => cargo::run_optimised(),
+        Verb::MemheapCompare(_) if cfg!(debug_assertions) => {
+            cargo::run_again("--release", std::env::args_os().skip(1))
+        }
         Verb::MemheapCompare(args) => memheap_compare::run(&args).map(|()| true),
         Verb::Supervised(args) => supervised::run(&args).map(|never| match never {}),
     };

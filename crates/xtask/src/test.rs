@@ -1,10 +1,10 @@
 //! `cargo xtask test`: everything that must hold of the repository.
 
 use crate::cargo::{cargo, root};
-use crate::{bindgen, msrv};
+use crate::codegen::{self, Output};
+use crate::msrv;
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,9 @@ const LIBRARIES: [&str; 5] = [
     "ep-transport",
     "ep-buffer",
 ];
+
+/// Enough to run through what earlier versions had wrong.
+const FUZZ_SECONDS: u32 = 10;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -50,12 +53,13 @@ enum Outcome {
 type Found = (Outcome, Counts);
 type Part = (&'static str, fn() -> Result<Found>);
 
-const PARTS: [Part; 10] = [
+const PARTS: [Part; 11] = [
     ("format", format),
     ("clippy", clippy),
     ("tests", tests),
     ("doc-tests", doc_tests),
     ("loom", loom),
+    ("fuzz", fuzzing),
     ("docs", docs),
     ("downstream", downstream),
     ("package", package),
@@ -166,6 +170,20 @@ fn loom() -> Result<Found> {
     Ok((outcome, counts))
 }
 
+/// A short run of each fuzz target.
+fn fuzzing() -> Result<Found> {
+    if !fuzz::has_compiler() {
+        let why = "no C++ compiler for libFuzzer".to_owned();
+        return Ok((Outcome::Skipped(why), Counts::default()));
+    }
+    fuzz::all(FUZZ_SECONDS)?;
+    let counts = Counts {
+        passed: fuzz::count(),
+        ..Counts::default()
+    };
+    Ok((Outcome::Passed, counts))
+}
+
 fn docs() -> Result<Found> {
     check(
         cargo()?
@@ -207,33 +225,16 @@ fn package() -> Result<Found> {
 
 /// Whether the checked-in bindings are what the installed headers give.
 fn bindings() -> Result<Found> {
-    let header = Path::new("/usr/include/infiniband/mlx5dv.h");
-    let absent = match (header.exists(), has_libclang()) {
-        (true, true) => None,
-        (false, _) => Some(format!("no {}", header.display())),
-        (true, false) => Some("no libclang".to_owned()),
-    };
-    if let Some(why) = absent {
-        return Ok((Outcome::Skipped(why), Counts::default()));
-    }
-    bindgen::run(true)?;
-    Ok((Outcome::Passed, Counts::default()))
+    generated(Output::Bindings)
 }
 
-/// Whether bindgen will find a libclang to load; it panics if it does not.
-fn has_libclang() -> bool {
-    let llvm = std::fs::read_dir("/usr/lib")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let llvm = llvm.map(|entry| entry.path().join("lib"));
-    let named = std::env::var_os("LIBCLANG_PATH").map(PathBuf::from);
-    llvm.chain(named).any(|dir| {
-        let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        files
-            .map(|file| file.file_name())
-            .any(|name| name.to_string_lossy().starts_with("libclang"))
-    })
+fn generated(output: Output) -> Result<Found> {
+    let outcome = match output.hindrance() {
+        Some(why) => Outcome::Skipped(why),
+        None if codegen::run(output, true)? => Outcome::Passed,
+        None => Outcome::Failed("out of date".to_owned()),
+    };
+    Ok((outcome, Counts::default()))
 }
 
 /// Whether every dependency says that it builds with our oldest Rust.

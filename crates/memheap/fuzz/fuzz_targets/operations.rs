@@ -1,5 +1,5 @@
 //! Any stream of operations, against the model:
-//! `cargo +nightly fuzz run operations -- -max_total_time=60`, in `crates/memheap`.
+//! `cargo xtask fuzz`, or `cargo fuzz run operations` with a nightly compiler.
 #![no_main]
 
 #[path = "../../tests/common/mod.rs"]
