@@ -1,6 +1,7 @@
 //! Calling cargo, and finding the workspace.
 
 use anyhow::{Context, Result, bail};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -22,11 +23,14 @@ pub(crate) fn cargo() -> Result<Command> {
     Ok(command)
 }
 
-/// Runs the verb that we were called with again, in a release build of this program.
-pub(crate) fn run_optimised() -> Result<bool> {
+/// Runs another build of this program, with `option` for cargo; whether it succeeded.
+pub(crate) fn run_again(
+    option: &str,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<bool> {
     let status = cargo()?
-        .args(["run", "--quiet", "--release", "--package", "xtask", "--"])
-        .args(std::env::args_os().skip(1))
+        .args(["run", "--quiet", option, "--package", "xtask", "--"])
+        .args(arguments)
         // Paths among the arguments are relative to where we were called.
         .current_dir(std::env::current_dir()?)
         .status()

@@ -2,7 +2,7 @@
 
 use crate::cargo::{cargo, root};
 use crate::codegen::{self, Output};
-use crate::msrv;
+use crate::{fuzz, msrv};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};

@@ -4,10 +4,12 @@
 //! checked in.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ::bindgen::{Builder, EnumVariation, Formatter, RustEdition, RustTarget};
 use anyhow::{Context, Result, bail};
+
+use crate::cargo::root;
 
 /// Functions whose types are bound, in the order of the function table. Those of the first list
 /// are in libibverbs, those of the second in libmlx5.
@@ -92,7 +94,7 @@ const BLOCKED: &[&str] = &["mlx5_wqe_ctrl_seg", "mlx5dv_qp__bindgen_ty_.*"];
 /// Headers, libclang or rustfmt are missing, the file cannot be read or written, or with `check`
 /// it is out of date.
 pub(crate) fn run(check: bool) -> Result<()> {
-    let root = workspace_root()?;
+    let root = root()?;
     let path = root.join("crates/mlx5gda-sys/src/ffi/bindings.rs");
     let fresh = generate(&root)?;
     if !check {
@@ -106,12 +108,6 @@ pub(crate) fn run(check: bool) -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn workspace_root() -> Result<PathBuf> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = manifest.ancestors().nth(2);
-    Ok(root.context("xtask is not in crates/xtask")?.to_path_buf())
 }
 
 fn generate(root: &Path) -> Result<String> {
