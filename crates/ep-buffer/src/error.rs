@@ -110,7 +110,7 @@ pub enum EpError {
         what: &'static str,
     },
     /// The local region refused an access, so it is not the one that was checked.
-    #[error("{rank}: {source}")]
+    #[error("{rank}: access outside of the region")]
     Region {
         /// This rank.
         rank: Rank,

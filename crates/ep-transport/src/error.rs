@@ -47,7 +47,7 @@ pub enum Error {
     #[error(transparent)]
     Verbs(#[from] VerbsError),
     /// A peer's window could not be had.
-    #[error("window of {rank} ({what}): {source}")]
+    #[error("window of {rank} ({what})")]
     Window {
         /// The peer, or this rank.
         rank: Rank,
@@ -119,11 +119,46 @@ pub enum Error {
         by: Incarnation,
     },
     /// A thread could not be started.
-    #[error("cannot start the {name} thread: {source}")]
+    #[error("cannot start the {name} thread")]
     Thread {
         /// Its name.
         name: &'static str,
         /// The system's answer.
         source: std::io::Error,
     },
+}
+
+/// An error with all its causes, in one line.
+pub(crate) struct Chain<'a>(pub(crate) &'a (dyn std::error::Error + 'static));
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_names_each_cause_once() {
+        let source = std::io::Error::other("no descriptor");
+        let error = Error::Window {
+            rank: Rank(3),
+            what: "socket x".into(),
+            source,
+        };
+        assert_eq!(error.to_string(), "window of rank 3 (socket x)");
+        assert_eq!(
+            Chain(&error).to_string(),
+            "window of rank 3 (socket x): no descriptor"
+        );
+    }
 }

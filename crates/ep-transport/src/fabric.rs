@@ -51,7 +51,7 @@ pub enum PeerFault {
         peer: Rank,
     },
     /// A range outside of the local or the remote region.
-    #[error("{peer}: {source}")]
+    #[error("access outside of the region of {peer} or of the local one")]
     Range {
         /// The peer.
         peer: Rank,

@@ -2,7 +2,7 @@
 
 use crate::config::{GroupConfig, Path};
 use crate::control::Control;
-use crate::error::Error;
+use crate::error::{Chain, Error};
 use crate::events::MemberEvent;
 use crate::fabric::{Fabric, PeerFault};
 use crate::ids::{Epoch, Half, Incarnation, Rank};
@@ -162,7 +162,7 @@ impl Group {
             while !stop.load(Ordering::Relaxed) {
                 std::thread::park_timeout(ttl / 4);
                 if let Err(error) = store.keep_alive(lease) {
-                    tracing::warn!(rank, %error, "lease not renewed");
+                    tracing::warn!(rank, error = %Chain(&error), "lease not renewed");
                 }
             }
         })
@@ -315,7 +315,7 @@ impl Drop for Group {
         }
         self.window = None;
         if let Err(error) = self.store.revoke(self.lease) {
-            tracing::debug!(rank = self.me.0, %error, "lease left to run out");
+            tracing::debug!(rank = self.me.0, error = %Chain(&error), "lease left to run out");
         }
     }
 }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[non_exhaustive]
 pub enum RegionError {
     /// A system call failed.
-    #[error("{call} for a region of {bytes} bytes failed: {source}")]
+    #[error("{call} for a region of {bytes} bytes failed")]
     System {
         /// The call that failed.
         call: &'static str,

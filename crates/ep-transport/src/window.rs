@@ -5,6 +5,7 @@
 //! lets its holder write for as long as it likes: unlike a remote key it cannot be
 //! taken back from a life that is over.
 
+use crate::error::Chain;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
@@ -55,7 +56,7 @@ impl WindowServer {
                     match listener.accept() {
                         Ok((stream, _)) => {
                             if let Err(error) = hand_out(&stream, &region) {
-                                tracing::debug!(%error, "window not handed out");
+                                tracing::debug!(error = %Chain(&error), "window not handed out");
                             }
                         }
                         Err(_) => std::thread::sleep(ACCEPT_PERIOD),

@@ -3,7 +3,7 @@
 use super::protocol::{Action, Event, Loss, Protocol};
 use super::records::{self, Card, Decision, Offers, Proposal, QpOffer, Ready, RecordError};
 use crate::control::Control;
-use crate::error::Error;
+use crate::error::{Chain, Error};
 use crate::events::{LossKind, MemberEvent, monotonic_us};
 use crate::ids::{Epoch, Incarnation, Rank};
 use crate::store::{Changes, Rendezvous, Revision, StoreError, Swap};
@@ -125,7 +125,7 @@ impl Agent {
                 }
                 Err(error) => {
                     // Serving goes on without the store; updates wait for it.
-                    tracing::warn!(rank = self.me.0, %error, "rendezvous does not answer");
+                    tracing::warn!(rank = self.me.0, error = %Chain(&error), "rendezvous does not answer");
                     std::thread::sleep(STORE_RETRY);
                 }
             }
@@ -157,7 +157,7 @@ impl Agent {
     /// A member goes on without what it cannot understand; one that wants to
     /// become a member cannot.
     fn refuse(&self, error: Error) {
-        tracing::warn!(rank = self.me.0, %error, "record refused");
+        tracing::warn!(rank = self.me.0, error = %Chain(&error), "record refused");
         if !self.protocol.is_member() {
             self.status.update(|status| {
                 status.refused.get_or_insert(error);
@@ -268,11 +268,11 @@ impl Agent {
             match call() {
                 Ok(done) => return Some(done),
                 Err(error @ (StoreError::TooLarge { .. } | StoreError::LeaseEnded { .. })) => {
-                    tracing::error!(rank = self.me.0, %error, "cannot be published");
+                    tracing::error!(rank = self.me.0, error = %Chain(&error), "cannot be published");
                     return None;
                 }
                 Err(error) => {
-                    tracing::warn!(rank = self.me.0, %error, "rendezvous does not answer");
+                    tracing::warn!(rank = self.me.0, error = %Chain(&error), "rendezvous does not answer");
                     std::thread::sleep(STORE_RETRY);
                 }
             }
@@ -285,7 +285,9 @@ impl Agent {
             Ok(bytes) => {
                 self.persist(|| self.store.put(key, &bytes, None));
             }
-            Err(error) => tracing::error!(rank = self.me.0, key, %error, "cannot be encoded"),
+            Err(error) => {
+                tracing::error!(rank = self.me.0, key, error = %Chain(&error), "cannot be encoded")
+            }
         }
     }
 
@@ -298,7 +300,9 @@ impl Agent {
                     tracing::debug!(rank = self.me.0, key, "somebody else was first");
                 }
             }
-            Err(error) => tracing::error!(rank = self.me.0, key, %error, "cannot be encoded"),
+            Err(error) => {
+                tracing::error!(rank = self.me.0, key, error = %Chain(&error), "cannot be encoded")
+            }
         }
     }
 
@@ -430,8 +434,8 @@ impl Agent {
 
     fn feed(&mut self, attempt: u64, outcome: Result<Event, Error>) {
         let event = outcome.unwrap_or_else(|error| {
-            tracing::warn!(rank = self.me.0, attempt, %error, "update step failed");
-            Event::Failed(attempt, format!("{}: {error}", self.me))
+            tracing::warn!(rank = self.me.0, attempt, error = %Chain(&error), "update step failed");
+            Event::Failed(attempt, format!("{}: {}", self.me, Chain(&error)))
         });
         let now = self.now();
         self.protocol.on(event, now);
@@ -442,7 +446,7 @@ impl Agent {
         for kind in ["offers", "linked", "ready"] {
             let key = self.key(format_args!("{kind}/{attempt}/{}", self.me.0));
             if let Err(error) = self.store.delete(&key) {
-                tracing::debug!(rank = self.me.0, key, %error, "left in the store");
+                tracing::debug!(rank = self.me.0, key, error = %Chain(&error), "left in the store");
             }
         }
     }
@@ -454,7 +458,7 @@ impl Agent {
             for kind in ["proposal", "decision"] {
                 let key = self.key(format_args!("{kind}/{number}"));
                 if let Err(error) = self.store.delete(&key) {
-                    tracing::debug!(rank = self.me.0, key, %error, "left in the store");
+                    tracing::debug!(rank = self.me.0, key, error = %Chain(&error), "left in the store");
                 }
             }
         }

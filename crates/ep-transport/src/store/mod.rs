@@ -79,7 +79,7 @@ pub enum Swap {
 #[non_exhaustive]
 pub enum StoreError {
     /// Nobody answers at the address.
-    #[error("no store at {address}: {source}")]
+    #[error("no store at {address}")]
     Unreachable {
         /// Where the store should be.
         address: String,
@@ -87,7 +87,7 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// The server could not take the address.
-    #[error("cannot serve the store at {address}: {source}")]
+    #[error("cannot serve the store at {address}")]
     Bind {
         /// The address asked for.
         address: String,
@@ -95,7 +95,7 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// The connection broke or took too long.
-    #[error("connection to the store at {address} failed: {source}")]
+    #[error("connection to the store at {address} failed")]
     Connection {
         /// Where the store is.
         address: String,

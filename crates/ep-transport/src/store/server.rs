@@ -2,6 +2,7 @@
 
 use super::wire::{self, Request, Response};
 use super::{LeaseId, MemStore, PROTOCOL_VERSION, Rendezvous, StoreError};
+use crate::error::Chain;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
@@ -101,7 +102,7 @@ fn accept(listener: &TcpListener, store: &MemStore, stop: &Arc<AtomicBool>) {
         let serve = move || {
             let mut leases = Vec::new();
             if let Err(error) = serve(stream, &store, &mut leases, &stop) {
-                tracing::debug!(%peer, %error, "store connection ended");
+                tracing::debug!(%peer, error = %Chain(&error), "store connection ended");
             }
             if stop.load(Ordering::SeqCst) {
                 // This side ended it, which says nothing about the client.

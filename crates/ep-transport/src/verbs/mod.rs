@@ -58,7 +58,7 @@ pub enum VerbsError {
         entries: i32,
     },
     /// A library call failed.
-    #[error("{call} for {object} failed: {source}")]
+    #[error("{call} for {object} failed")]
     Call {
         /// The C function.
         call: &'static str,
