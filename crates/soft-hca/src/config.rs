@@ -5,6 +5,9 @@ use std::num::{ParseFloatError, ParseIntError};
 
 use mlx5gda_sys::prm::Mtu;
 
+/// Devices that the environment may ask for; each takes a socket and, once open, a thread.
+const MAX_AUTOMATIC: u64 = 64;
+
 /// Faults made on purpose.
 #[derive(Copy, Clone, Debug, PartialEq, Default)]
 pub struct Faults {
@@ -85,6 +88,12 @@ pub enum ConfigError {
         /// The value.
         text: String,
     },
+    /// No devices, or more than there can be.
+    #[error("SOFT_HCA_DEVICES: {devices} is not between 1 and {MAX_AUTOMATIC}")]
+    Devices {
+        /// The value.
+        devices: u64,
+    },
     /// An MTU that no queue pair can have.
     #[error("SOFT_HCA_MTU: {bytes} is not one of 256, 512, 1024, 2048, 4096")]
     Mtu {
@@ -99,6 +108,7 @@ impl Config {
     /// | variable | meaning | default |
     /// | --- | --- | --- |
     /// | `SOFT_HCA_ADDRS` | addresses separated by commas, one device each, or `auto` | `auto` |
+    /// | `SOFT_HCA_DEVICES` | number of devices, if addresses are `auto` | 1 |
     /// | `SOFT_HCA_MTU` | active MTU in bytes | 4096 |
     /// | `SOFT_HCA_BATCH` | 0 sends datagrams one by one | 1 |
     /// | `SOFT_HCA_LOSS` | probability that a datagram is lost | 0 |
@@ -156,9 +166,14 @@ impl Config {
                 })
                 .collect::<Result<_, _>>()?,
         };
+        let automatic = match number("SOFT_HCA_DEVICES")? {
+            None => 1,
+            Some(devices @ 1..=MAX_AUTOMATIC) => devices as usize,
+            Some(devices) => return Err(ConfigError::Devices { devices }),
+        };
         Ok(Self {
             addresses,
-            automatic: 1,
+            automatic,
             mtu,
             batching: number("SOFT_HCA_BATCH")? != Some(0),
             faults,
@@ -189,6 +204,7 @@ mod tests {
     fn everything_can_be_set() {
         let config = parse(&[
             ("SOFT_HCA_ADDRS", "127.0.0.5, 127.0.0.6"),
+            ("SOFT_HCA_DEVICES", "3"),
             ("SOFT_HCA_MTU", "1024"),
             ("SOFT_HCA_BATCH", "0"),
             ("SOFT_HCA_LOSS", "0.25"),
@@ -198,7 +214,7 @@ mod tests {
         .unwrap();
         let expected = Config {
             addresses: vec![Ipv4Addr::new(127, 0, 0, 5), Ipv4Addr::new(127, 0, 0, 6)],
-            automatic: 1,
+            automatic: 3,
             mtu: Mtu::Bytes1024,
             batching: false,
             faults: Faults {
@@ -215,6 +231,10 @@ mod tests {
         assert_eq!(
             parse(&[("SOFT_HCA_MTU", "9000")]),
             Err(ConfigError::Mtu { bytes: 9000 })
+        );
+        assert_eq!(
+            parse(&[("SOFT_HCA_DEVICES", "0")]),
+            Err(ConfigError::Devices { devices: 0 })
         );
         assert!(matches!(
             parse(&[("SOFT_HCA_LOSS", "1.5")]),

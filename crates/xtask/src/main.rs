@@ -5,12 +5,14 @@
     reason = "a command line program speaks through its output"
 )]
 
+mod c_client;
 mod cargo;
 mod codegen;
 mod demo;
 mod fuzz;
 mod memheap_compare;
 mod msrv;
+mod soft_hca_libs;
 mod supervised;
 mod test;
 
@@ -34,6 +36,8 @@ enum Verb {
     Fuzz(fuzz::Args),
     /// Measure `memheap` beside other offset allocators.
     MemheapCompare(memheap_compare::Args),
+    /// Leave the software NIC in a directory, as `libibverbs.so.1` and `libmlx5.so.1`.
+    SoftHcaLibs(soft_hca_libs::Args),
     /// Replace this process by another that dies with its parent.
     #[command(hide = true)]
     Supervised(supervised::Args),
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
             cargo::run_again("--release", std::env::args_os().skip(1))
         }
         Verb::MemheapCompare(args) => memheap_compare::run(&args).map(|()| true),
+        Verb::SoftHcaLibs(args) => soft_hca_libs::run(&args).map(|()| true),
         Verb::Supervised(args) => supervised::run(&args).map(|never| match never {}),
     };
     match outcome {

@@ -2,7 +2,7 @@
 
 use crate::cargo::{cargo, root};
 use crate::codegen::{self, Output};
-use crate::{fuzz, msrv};
+use crate::{c_client, fuzz, msrv};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -53,7 +53,7 @@ enum Outcome {
 type Found = (Outcome, Counts);
 type Part = (&'static str, fn() -> Result<Found>);
 
-const PARTS: [Part; 11] = [
+const PARTS: [Part; 12] = [
     ("format", format),
     ("clippy", clippy),
     ("tests", tests),
@@ -63,6 +63,7 @@ const PARTS: [Part; 11] = [
     ("docs", docs),
     ("downstream", downstream),
     ("package", package),
+    ("c-client", c_clients),
     ("bindings", bindings),
     ("msrv", minimum_rust),
 ];
@@ -221,6 +222,18 @@ fn package() -> Result<Found> {
         command.args(["--package", library]);
     }
     check(&mut command)
+}
+
+/// C and C++ programs run on the software NIC.
+fn c_clients() -> Result<Found> {
+    if let Some(why) = c_client::missing() {
+        return Ok((Outcome::Skipped(why), Counts::default()));
+    }
+    let counts = Counts {
+        passed: c_client::run()?,
+        ..Counts::default()
+    };
+    Ok((Outcome::Passed, counts))
 }
 
 /// Whether the checked-in bindings are what the installed headers give.

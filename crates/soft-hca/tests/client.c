@@ -1,0 +1,196 @@
+/*
+ * A client of the devx interface of mlx5, written against rdma-core's headers
+ * and nothing else. It opens two devices, connects a queue pair of one to one of
+ * the other, and posts work by writing entries and ringing the doorbell.
+ *
+ * Also compiles as C++. Prints a line for each thing that holds; the first that
+ * does not ends the program.
+ */
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <infiniband/mlx5dv.h>
+#include <infiniband/verbs.h>
+
+#include "client.h"
+
+static unsigned checks;
+
+#define CHECK(what, holds)                                                     \
+	do {                                                                   \
+		if (!(holds)) {                                                \
+			fprintf(stderr, "FAILED (line %d): %s, errno %d\n",    \
+				__LINE__, what, errno);                        \
+			exit(1);                                               \
+		}                                                              \
+		printf("ok %u %s\n", ++checks, what);                          \
+	} while (0)
+
+static struct nic a, b;
+
+static void posted(struct nic *to, uint8_t opcode, uint32_t imm, int segments)
+{
+	struct mlx5_wqe_ctrl_seg *ctrl = next_wqe(to);
+
+	mlx5dv_set_ctrl_seg(ctrl, to->sent, opcode, 0, to->qpn, MLX5_WQE_CTRL_CQ_UPDATE,
+			    (uint8_t)(1 + segments), 0, htobe32(imm));
+	ring(to, ctrl);
+}
+
+static void *segment(struct nic *of, int index)
+{
+	return (char *)next_wqe(of) + 16 * index;
+}
+
+static void remote(struct nic *from, uint64_t offset, uint32_t key)
+{
+	struct mlx5_wqe_raddr_seg *seg = (struct mlx5_wqe_raddr_seg *)segment(from, 1);
+
+	seg->raddr = htobe64((uintptr_t)b.data + offset);
+	seg->rkey = htobe32(key);
+	seg->reserved = 0;
+}
+
+static void local(struct nic *from, int index, uint64_t offset, uint32_t length)
+{
+	mlx5dv_set_data_seg((struct mlx5_wqe_data_seg *)segment(from, index), length,
+			    from->mr->lkey, (uintptr_t)from->data + offset);
+}
+
+static void atomic(struct nic *from, uint64_t swap_or_add, uint64_t compare)
+{
+	struct mlx5_wqe_atomic_seg *seg = (struct mlx5_wqe_atomic_seg *)segment(from, 2);
+
+	seg->swap_add = htobe64(swap_or_add);
+	seg->compare = htobe64(compare);
+}
+
+static void fill(struct nic *in, size_t offset, size_t length, unsigned seed)
+{
+	for (size_t i = 0; i < length; i++)
+		in->data[offset + i] = (uint8_t)(i * 7 + seed);
+}
+
+/* The opcode of the next completion. */
+static int completed(struct nic *at, struct mlx5_cqe64 *cqe)
+{
+	if (!poll_cq(at, cqe)) {
+		fprintf(stderr, "FAILED: a completion is missing\n");
+		exit(1);
+	}
+	return mlx5dv_get_cqe_opcode(cqe);
+}
+
+static void data_path(void)
+{
+	struct mlx5_cqe64 cqe;
+	uint64_t word = 41;
+
+	fill(&a, 0, 10000, 3);
+	remote(&a, 4096, b.mr->rkey);
+	local(&a, 2, 0, 10000);
+	posted(&a, MLX5_OPCODE_RDMA_WRITE, 0, 2);
+	CHECK("a write completes", completed(&a, &cqe) == MLX5_CQE_REQ);
+	CHECK("what was written is there", !memcmp(a.data, b.data + 4096, 10000));
+
+	fill(&b, 20000, 5000, 5);
+	remote(&a, 20000, b.mr->rkey);
+	local(&a, 2, 40000, 5000);
+	posted(&a, MLX5_OPCODE_RDMA_READ, 0, 2);
+	CHECK("a read completes", completed(&a, &cqe) == MLX5_CQE_REQ);
+	CHECK("what was read is there", !memcmp(a.data + 40000, b.data + 20000, 5000));
+
+	/* More than the rings hold, so they wrap. */
+	for (unsigned i = 0; i < 40; i++) {
+		uint32_t length = 1 + i * 90;
+
+		post_receive(&b, 60000, 4096);
+		fill(&a, 0, length, i);
+		local(&a, 1, 0, length);
+		posted(&a, i % 2 ? MLX5_OPCODE_SEND_IMM : MLX5_OPCODE_SEND, 0xabcd0000 + i, 1);
+		int expected = i % 2 ? MLX5_CQE_RESP_SEND_IMM : MLX5_CQE_RESP_SEND;
+		if (completed(&b, &cqe) != expected || be32toh(cqe.byte_cnt) != length ||
+		    be16toh(cqe.wqe_counter) != i ||
+		    (i % 2 && be32toh(cqe.imm_inval_pkey) != 0xabcd0000 + i) ||
+		    memcmp(a.data, b.data + 60000, length) ||
+		    completed(&a, &cqe) != MLX5_CQE_REQ) {
+			fprintf(stderr, "FAILED: message %u\n", i);
+			exit(1);
+		}
+	}
+	CHECK("40 messages arrive in their buffers", 1);
+
+	post_receive(&b, 60000, 4096);
+	fill(&a, 0, 64, 9);
+	remote(&a, 8, b.mr->rkey);
+	local(&a, 2, 0, 64);
+	posted(&a, MLX5_OPCODE_RDMA_WRITE_IMM, 77, 2);
+	CHECK("a write with immediate takes a receive",
+	      completed(&b, &cqe) == MLX5_CQE_RESP_WR_IMM && be32toh(cqe.imm_inval_pkey) == 77);
+	CHECK("and completes", completed(&a, &cqe) == MLX5_CQE_REQ && !memcmp(a.data, b.data + 8, 64));
+
+	memcpy(b.data, &word, 8);
+	remote(&a, 0, b.mr->rkey);
+	atomic(&a, 1, 0);
+	local(&a, 3, 0, 8);
+	posted(&a, MLX5_OPCODE_ATOMIC_FA, 0, 3);
+	CHECK("a fetch-and-add completes", completed(&a, &cqe) == MLX5_CQE_REQ);
+	CHECK("it returns the old value", !memcmp(a.data, &word, 8));
+	word = 42;
+	CHECK("it leaves the sum", !memcmp(b.data, &word, 8));
+
+	remote(&a, 0, b.mr->rkey);
+	atomic(&a, 1000, 42);
+	local(&a, 3, 0, 8);
+	posted(&a, MLX5_OPCODE_ATOMIC_CS, 0, 3);
+	CHECK("a compare-and-swap completes", completed(&a, &cqe) == MLX5_CQE_REQ);
+	CHECK("it returns what it compared", !memcmp(a.data, &word, 8));
+	word = 1000;
+	CHECK("it swapped", !memcmp(b.data, &word, 8));
+
+	remote(&a, 0, b.mr->rkey + 0x100);
+	local(&a, 2, 0, 8);
+	posted(&a, MLX5_OPCODE_RDMA_WRITE, 0, 2);
+	CHECK("a wrong key is an error completion", completed(&a, &cqe) == MLX5_CQE_REQ_ERR);
+	CHECK("which says remote access",
+	      ((struct mlx5_err_cqe *)&cqe)->syndrome == MLX5_CQE_SYNDROME_REMOTE_ACCESS_ERR);
+	CHECK("and the queue pair is in Error", qp_state(&a) == 6);
+	CHECK("memory is as it was", !memcmp(b.data, &word, 8));
+}
+
+int main(void)
+{
+	int count = 0;
+	struct ibv_device **list = ibv_get_device_list(&count);
+
+	CHECK("there are two devices", list && count == 2 && list[0] && list[1] && !list[2]);
+	CHECK("they have names", ibv_get_device_name(list[0]) && ibv_get_device_name(list[1]) &&
+	      strcmp(ibv_get_device_name(list[0]), ibv_get_device_name(list[1])));
+	CHECK("they are mlx5's", mlx5dv_is_supported(list[0]) && mlx5dv_is_supported(list[1]));
+	const char *failed = open_nic(&a, list[0]);
+	CHECK(failed ? failed : "the first opens", !failed);
+	failed = open_nic(&b, list[1]);
+	CHECK(failed ? failed : "the second opens", !failed);
+	ibv_free_device_list(list);
+
+	struct ibv_device_attr device;
+	CHECK("a device has attributes", !ibv_query_device(a.context, &device) &&
+	      device.phys_port_cnt == 1 && device.max_qp > 1);
+	CHECK("addresses differ", memcmp(&a.gid, &b.gid, 16));
+	failed = connect_qp(&a, &b);
+	CHECK(failed ? failed : "one end connects", !failed);
+	failed = connect_qp(&b, &a);
+	CHECK(failed ? failed : "the other end connects", !failed);
+	CHECK("both are ready to send", qp_state(&a) == 3 && qp_state(&b) == 3);
+	data_path();
+	failed = close_nic(&a);
+	CHECK(failed ? failed : "the first is taken apart", !failed);
+	failed = close_nic(&b);
+	CHECK(failed ? failed : "the second is taken apart", !failed);
+	printf("%u checks passed\n", checks);
+	return 0;
+}
