@@ -12,6 +12,7 @@ mod demo;
 mod fuzz;
 mod memheap_compare;
 mod msrv;
+mod prm_check;
 mod soft_hca_libs;
 mod supervised;
 mod test;
@@ -38,6 +39,8 @@ enum Verb {
     MemheapCompare(memheap_compare::Args),
     /// Leave the software NIC in a directory, as `libibverbs.so.1` and `libmlx5.so.1`.
     SoftHcaLibs(soft_hca_libs::Args),
+    /// Compare the layouts of `mlx5gda-sys` with the C headers of others.
+    PrmCheck(prm_check::Args),
     /// Replace this process by another that dies with its parent.
     #[command(hide = true)]
     Supervised(supervised::Args),
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         }
         Verb::MemheapCompare(args) => memheap_compare::run(&args).map(|()| true),
         Verb::SoftHcaLibs(args) => soft_hca_libs::run(&args).map(|()| true),
+        Verb::PrmCheck(args) => prm_check::run(&args),
         Verb::Supervised(args) => supervised::run(&args).map(|never| match never {}),
     };
     match outcome {

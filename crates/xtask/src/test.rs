@@ -2,7 +2,7 @@
 
 use crate::cargo::{cargo, root};
 use crate::codegen::{self, Output};
-use crate::{c_client, fuzz, msrv};
+use crate::{c_client, fuzz, msrv, prm_check};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -53,7 +53,7 @@ enum Outcome {
 type Found = (Outcome, Counts);
 type Part = (&'static str, fn() -> Result<Found>);
 
-const PARTS: [Part; 12] = [
+const PARTS: [Part; 13] = [
     ("format", format),
     ("clippy", clippy),
     ("tests", tests),
@@ -65,6 +65,7 @@ const PARTS: [Part; 12] = [
     ("package", package),
     ("c-client", c_clients),
     ("bindings", bindings),
+    ("prm", prm),
     ("msrv", minimum_rust),
 ];
 
@@ -234,6 +235,16 @@ fn c_clients() -> Result<Found> {
         ..Counts::default()
     };
     Ok((Outcome::Passed, counts))
+}
+
+/// Our layouts against the C headers of others.
+fn prm() -> Result<Found> {
+    let outcome = match prm_check::Sources::find(None) {
+        Err(why) => Outcome::Skipped(format!("{why:#}")),
+        Ok(sources) if prm_check::check(&sources)? => Outcome::Passed,
+        Ok(_) => Outcome::Failed("layouts differ".to_owned()),
+    };
+    Ok((outcome, Counts::default()))
 }
 
 /// Whether the checked-in bindings are what the installed headers give.
