@@ -31,6 +31,8 @@ use std::time::Duration;
 
 /// How long the ranks wait for each other at the beginning and at the end.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long to look for the store, which another process may still be starting.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -71,7 +73,7 @@ fn rank(args: &Args) -> anyhow::Result<()> {
     let store: Arc<dyn Rendezvous> = match &server {
         Some(server) => Arc::new(server.store()),
         None => Arc::new(
-            TcpStore::connect(&args.store, PATIENCE)
+            TcpStore::connect(&args.store, STORE_PATIENCE)
                 .with_context(|| format!("the rendezvous store at {}", args.store))?,
         ),
     };

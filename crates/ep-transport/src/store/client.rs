@@ -124,6 +124,11 @@ fn open(address: &str) -> Result<TcpStream, StoreError> {
         Ok(Ok(PROTOCOL_VERSION)) => Ok(stream),
         Ok(Ok(theirs)) => Err(version(format!("version {theirs}"))),
         Ok(Err(said)) => Err(version(said)),
+        // The time-out of a socket comes as this, which does not say much.
+        Err(source) if source.kind() == io::ErrorKind::WouldBlock => {
+            let what = format!("whoever listens there said nothing for {PATIENCE:?}");
+            Err(unreachable(io::Error::new(io::ErrorKind::TimedOut, what)))
+        }
         // Whoever listened there went away again.
         Err(source) => Err(unreachable(source)),
     }
