@@ -2,14 +2,15 @@
 
 use super::protocol::{Action, Event, Loss, Protocol};
 use super::records::{self, Card, Decision, Offers, Proposal, QpOffer, Ready, RecordError};
+use super::status::SharedStatus;
 use crate::control::Control;
 use crate::error::{Chain, Error};
 use crate::events::{LossKind, MemberEvent, monotonic_us};
 use crate::ids::{Epoch, Incarnation, Rank};
 use crate::store::{Changes, Rendezvous, Revision, StoreError, Swap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long one wait for changes lasts; bounds how late a time-out is noticed.
@@ -24,62 +25,6 @@ pub(crate) trait Connections: Send + Sync {
     fn connect(&self, peers: &[(Card, Vec<QpOffer>)]) -> Result<(), Error>;
     /// Takes the links to these ranks down.
     fn forget(&self, ranks: &[Rank]);
-}
-
-/// What the agent tells the thread that owns the group.
-#[derive(Debug, Default)]
-pub(crate) struct Status {
-    pub(crate) admitted: Option<Epoch>,
-    pub(crate) superseded: Option<Incarnation>,
-    /// Why this rank cannot become a member; not set once it is one.
-    pub(crate) refused: Option<Error>,
-    /// Members of the view, as far as this rank knows.
-    pub(crate) view: Vec<(Rank, Incarnation)>,
-    /// Ranks that have said that they have finished.
-    pub(crate) finished: Vec<(Rank, Incarnation)>,
-    /// Ranks whose card is there.
-    pub(crate) present: Vec<(Rank, Incarnation)>,
-}
-
-/// [`Status`] and a way to wait for it to change.
-#[derive(Debug, Default)]
-pub(crate) struct SharedStatus {
-    status: Mutex<Status>,
-    changed: Condvar,
-}
-
-impl SharedStatus {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Status> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn update(&self, change: impl FnOnce(&mut Status)) {
-        change(&mut self.lock());
-        self.changed.notify_all();
-    }
-
-    /// Waits until `done` yields something, for at most `limit`.
-    pub(crate) fn wait<T>(
-        &self,
-        limit: Duration,
-        mut done: impl FnMut(&mut Status) -> Option<T>,
-    ) -> Option<T> {
-        let deadline = Instant::now() + limit;
-        let mut status = self.lock();
-        loop {
-            if let Some(result) = done(&mut status) {
-                return Some(result);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return None;
-            }
-            (status, _) = self
-                .changed
-                .wait_timeout(status, left)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
 }
 
 pub(crate) struct Agent {

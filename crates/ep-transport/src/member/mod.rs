@@ -7,3 +7,4 @@
 pub(crate) mod agent;
 pub(crate) mod protocol;
 pub(crate) mod records;
+pub(crate) mod status;
