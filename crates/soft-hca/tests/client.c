@@ -162,6 +162,40 @@ static void data_path(void)
 	CHECK("memory is as it was", !memcmp(b.data, &word, 8));
 }
 
+/* What the inline functions of the headers make of the context. */
+static void control_path(void)
+{
+	struct ibv_device_attr_ex device;
+	struct ibv_gid_entry gids[8];
+	struct ibv_mr *mr;
+	__be16 pkey;
+	int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_RELAXED_ORDERING;
+
+	CHECK("the context is an extended one",
+	      verbs_get_ctx_op(a.context, query_port) && verbs_get_ctx_op(a.context, query_device_ex));
+	CHECK("extended attributes", !ibv_query_device_ex(a.context, NULL, &device) &&
+	      device.orig_attr.phys_port_cnt == 1 && device.phys_port_cnt_ex == 1 &&
+	      device.max_dm_size == 0);
+	CHECK("the GUID is the device's",
+	      ibv_get_device_guid(a.context->device) == device.orig_attr.node_guid);
+	CHECK("the table of GIDs", ibv_query_gid_table(a.context, gids, 8, 0) > a.gid_index &&
+	      !memcmp(&gids[a.gid_index].gid, &a.gid, 16));
+	CHECK("a table too long for its array", ibv_query_gid_table(a.context, gids, 1, 0) == -EINVAL);
+	CHECK("the partition key", !ibv_query_pkey(a.context, 1, 0, &pkey) && pkey == 0xffff &&
+	      ibv_get_pkey_index(a.context, 1, pkey) == 0);
+	CHECK("no other port", ibv_query_pkey(a.context, 2, 0, &pkey) == -1);
+	mr = ibv_reg_mr_iova(a.pd, a.data, 4096, 0x10000, IBV_ACCESS_LOCAL_WRITE);
+	CHECK("memory at another address", mr && !ibv_dereg_mr(mr));
+	mr = ibv_reg_mr(a.pd, a.data, 4096, access);
+	CHECK("memory with an optional flag", mr && !ibv_dereg_mr(mr));
+	CHECK("names of values", !strcmp(ibv_port_state_str(IBV_PORT_ACTIVE), "PORT_ACTIVE") &&
+	      strlen(ibv_wc_status_str(IBV_WC_GENERAL_ERR)) &&
+	      strlen(ibv_node_type_str(a.context->device->node_type)) &&
+	      strlen(ibv_event_type_str(IBV_EVENT_PORT_ERR)));
+	CHECK("what there is not is said to be unsupported",
+	      !ibv_alloc_td(a.context, NULL) && errno == EOPNOTSUPP);
+}
+
 int main(void)
 {
 	int count = 0;
@@ -186,6 +220,7 @@ int main(void)
 	failed = connect_qp(&b, &a);
 	CHECK(failed ? failed : "the other end connects", !failed);
 	CHECK("both are ready to send", qp_state(&a) == 3 && qp_state(&b) == 3);
+	control_path();
 	data_path();
 	failed = close_nic(&a);
 	CHECK(failed ? failed : "the first is taken apart", !failed);

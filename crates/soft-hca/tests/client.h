@@ -162,6 +162,8 @@ static const char *connect_qp(struct nic *of, struct nic *peer)
 {
 	uint8_t init[272] = { 0 }, rtr[272] = { 0 }, rts[272] = { 0 };
 	struct ibv_ah_attr path = {};
+	struct mlx5dv_ah vector = {};
+	struct mlx5dv_obj obj = {};
 	struct ibv_ah *ah;
 
 	put(init, QPC + 0x13, 2, 3);
@@ -175,8 +177,15 @@ static const char *connect_qp(struct nic *of, struct nic *peer)
 	path.grh.sgid_index = of->gid_index;
 	path.grh.hop_limit = 64;
 	ah = ibv_create_ah(of->pd, &path);
-	if (!ah || ibv_destroy_ah(ah))
-		return "ibv_create_ah";
+	obj.ah.in = ah;
+	obj.ah.out = &vector;
+	if (!ah || mlx5dv_init_obj(&obj, MLX5DV_OBJ_AH) ||
+	    memcmp(vector.av->rgid, peer->gid.raw, 16) || vector.av->hop_limit != 64)
+		return "mlx5dv_init_obj of a path";
+	for (unsigned i = 0; i < 6; i++)
+		put(rtr, PATH + 0x130 + 8 * i, 8, vector.av->rmac[i]);
+	if (ibv_destroy_ah(ah))
+		return "ibv_destroy_ah";
 
 	/* Remote read, atomic and write are allowed. */
 	put(rtr, 0x80, 32, 1 << 1 | 1 << 2 | 1 << 3);

@@ -10,6 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
 use super::errno::{minus_one, pointer};
+use super::extended::VerbsContext;
 use super::handle::{self, Context, Kind, Owned};
 use crate::device::Device;
 use crate::error::Error;
@@ -59,7 +60,7 @@ fn listed(device: &Arc<Device>) -> *mut ffi::ibv_device {
 }
 
 /// The device behind a pointer.
-fn device(pointer: *const ffi::ibv_device) -> Result<Arc<Device>, Errno> {
+pub(super) fn device(pointer: *const ffi::ibv_device) -> Result<Arc<Device>, Errno> {
     let all = LISTED.lock().unwrap_or_else(PoisonError::into_inner);
     all.iter()
         .find(|entry| entry.value.as_ptr().cast_const() == pointer)
@@ -138,16 +139,14 @@ fn open(of: *mut ffi::ibv_device) -> Result<*mut ffi::ibv_context, Errno> {
     let device = device(of)?;
     let events = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let context = device.open().map_err(|error| errno_of(&error))?;
-    let value = Owned::new(ffi::ibv_context {
+    let value = Owned::new(VerbsContext::new(ffi::ibv_context {
         device: of,
         cmd_fd: -1,
         async_fd: events.as_raw_fd(),
         num_comp_vectors: 1,
-        // Null: no extended operations behind the context, so that callers of
-        // the header's inline functions come to the exported ones.
         ..Default::default()
-    });
-    let pointer = value.as_ptr();
+    }));
+    let pointer = VerbsContext::context(value.as_ptr());
     let kind = Kind::Context(Context {
         value,
         _events: events,

@@ -223,35 +223,44 @@ pub(super) unsafe extern "C" fn mlx5dv_devx_query_eqn(
     }))
 }
 
-/// Reads the device's number of a protection domain; other objects are not
-/// made by verbs here and have none.
+/// What the device knows of protection domains (their number) and paths (their
+/// address vector); other objects are not made by verbs here.
 ///
 /// # Safety
-/// `obj` and the `out` in it are valid.
+/// `obj` and each `out` in it are valid.
 #[cfg_attr(feature = "export", unsafe(no_mangle))]
 pub(super) unsafe extern "C" fn mlx5dv_init_obj(obj: *mut ffi::mlx5dv_obj, types: u64) -> c_int {
+    const PD: u64 = ffi::MLX5DV_OBJ_PD as u64;
+    const AH: u64 = ffi::MLX5DV_OBJ_AH as u64;
     let result = || {
-        if types != u64::from(ffi::MLX5DV_OBJ_PD) {
+        if types == 0 || types & !(PD | AH) != 0 {
             return Err(Errno::OPNOTSUPP);
         }
         if obj.is_null() {
             return Err(Errno::INVAL);
         }
-        // SAFETY: the caller's pointer, readable by contract.
-        let pd = unsafe { (*obj).pd };
-        let (_, _, number) = handle::look(pd.in_, |kind| match kind {
-            Kind::Pd(_, number) => Some(*number),
-            _ => None,
-        })?;
-        if pd.out.is_null() {
-            return Err(Errno::INVAL);
+        if types & PD != 0 {
+            // SAFETY: the caller's pointer, readable by contract.
+            let pd = unsafe { (*obj).pd };
+            let (_, _, pdn) = handle::look(pd.in_, |kind| match kind {
+                Kind::Pd(_, number) => Some(*number),
+                _ => None,
+            })?;
+            // SAFETY: the caller's pointer, writable by contract.
+            let out = unsafe { pd.out.as_mut() }.ok_or(Errno::INVAL)?;
+            *out = ffi::mlx5dv_pd { pdn, comp_mask: 0 };
         }
-        let out = ffi::mlx5dv_pd {
-            pdn: number,
-            comp_mask: 0,
-        };
-        // SAFETY: the caller's pointer, writable by contract.
-        unsafe { pd.out.write(out) };
+        if types & AH != 0 {
+            // SAFETY: the caller's pointer, readable by contract.
+            let ah = unsafe { (*obj).ah };
+            let (_, _, av) = handle::look(ah.in_, |kind| match kind {
+                Kind::Ah(_, vector) => Some(vector.as_ptr()),
+                _ => None,
+            })?;
+            // SAFETY: the caller's pointer, writable by contract.
+            let out = unsafe { ah.out.as_mut() }.ok_or(Errno::INVAL)?;
+            *out = ffi::mlx5dv_ah { av, comp_mask: 0 };
+        }
         Ok(())
     };
     number(result())

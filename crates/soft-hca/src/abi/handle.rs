@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use mlx5gda_sys::ffi;
 use rustix::io::Errno;
 
+use super::extended::VerbsContext;
 use crate::device::{ContextId, Device, ObjectId};
 
 /// A heap value that a client has a pointer to.
@@ -39,7 +40,7 @@ impl<T> Drop for Owned<T> {
 
 /// An open context.
 pub(super) struct Context {
-    pub(super) value: Owned<ffi::ibv_context>,
+    pub(super) value: Owned<VerbsContext>,
     /// Where asynchronous events would be announced.
     pub(super) _events: OwnedFd,
 }
@@ -52,19 +53,20 @@ pub(super) enum Kind {
     Umem(Owned<ffi::mlx5dv_devx_umem>, u32),
     Uar(Owned<ffi::mlx5dv_devx_uar>, u32),
     Object(Owned<u64>, ObjectId),
-    Ah(Owned<ffi::ibv_ah>),
+    /// A path, and the address vector of the device for it.
+    Ah(Owned<ffi::ibv_ah>, Owned<ffi::mlx5_wqe_av>),
 }
 
 impl Kind {
     fn address(&self) -> usize {
         match self {
-            Self::Context(context) => context.value.as_ptr().addr(),
+            Self::Context(context) => VerbsContext::context(context.value.as_ptr()).addr(),
             Self::Pd(value, _) => value.as_ptr().addr(),
             Self::Mr(value, _) => value.as_ptr().addr(),
             Self::Umem(value, _) => value.as_ptr().addr(),
             Self::Uar(value, _) => value.as_ptr().addr(),
             Self::Object(value, _) => value.as_ptr().addr(),
-            Self::Ah(value) => value.as_ptr().addr(),
+            Self::Ah(value, _) => value.as_ptr().addr(),
         }
     }
 }

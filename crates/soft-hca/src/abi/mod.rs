@@ -6,8 +6,13 @@
 mod device;
 mod devx;
 mod errno;
+#[cfg(feature = "export")]
+mod exported;
+mod extended;
 mod handle;
 mod memory;
+#[cfg(feature = "export")]
+mod names;
 mod port;
 
 use mlx5gda_sys::table::{FnTable, Functions};

@@ -23,6 +23,36 @@ fn gid(device: &Device) -> ffi::ibv_gid {
     }
 }
 
+/// GUID of a device, big-endian.
+pub(super) fn guid(device: &Device) -> u64 {
+    u64::from(device.address().to_bits()).to_be()
+}
+
+pub(super) fn device_attr(device: &Device) -> ffi::ibv_device_attr {
+    let objects = 1 << limits::LOG_OBJECTS;
+    ffi::ibv_device_attr {
+        node_guid: guid(device),
+        sys_image_guid: guid(device),
+        max_mr_size: u64::MAX,
+        page_size_cap: 0xffff_f000,
+        // Mellanox Technologies, ConnectX-7.
+        vendor_id: 0x02c9,
+        vendor_part_id: 4129,
+        max_qp: objects,
+        max_qp_wr: 1 << limits::LOG_QUEUE,
+        max_sge: 30,
+        max_cq: objects,
+        max_cqe: (1 << limits::LOG_CQ) - 1,
+        max_mr: objects,
+        max_pd: objects,
+        max_qp_rd_atom: 1 << limits::LOG_READS,
+        max_qp_init_rd_atom: 1 << limits::LOG_READS,
+        atomic_cap: ffi::IBV_ATOMIC_HCA,
+        phys_port_cnt: 1,
+        ..Default::default()
+    }
+}
+
 /// Attributes of a device.
 ///
 /// # Safety
@@ -33,36 +63,36 @@ pub(super) unsafe extern "C" fn ibv_query_device(
     out: *mut ffi::ibv_device_attr,
 ) -> c_int {
     number(handle::context(context).and_then(|(device, _)| {
-        let objects = 1 << limits::LOG_OBJECTS;
-        let address = u64::from(device.address().to_bits());
-        let attr = ffi::ibv_device_attr {
-            node_guid: address.to_be(),
-            sys_image_guid: address.to_be(),
-            max_mr_size: u64::MAX,
-            page_size_cap: 0xffff_f000,
-            // Mellanox Technologies, ConnectX-7.
-            vendor_id: 0x02c9,
-            vendor_part_id: 4129,
-            max_qp: objects,
-            max_qp_wr: 1 << limits::LOG_QUEUE,
-            max_sge: 30,
-            max_cq: objects,
-            max_cqe: (1 << limits::LOG_CQ) - 1,
-            max_mr: objects,
-            max_pd: objects,
-            max_qp_rd_atom: 1 << limits::LOG_READS,
-            max_qp_init_rd_atom: 1 << limits::LOG_READS,
-            atomic_cap: ffi::IBV_ATOMIC_HCA,
-            phys_port_cnt: 1,
-            ..Default::default()
-        };
         if out.is_null() {
             return Err(Errno::INVAL);
         }
         // SAFETY: the caller's pointer, writable by contract.
-        unsafe { out.write(attr) };
+        unsafe { out.write(device_attr(&device)) };
         Ok(())
     }))
+}
+
+/// # Errors
+/// `EINVAL` for a port other than the one.
+pub(super) fn port_attr(device: &Device, port: u8) -> Result<ffi::ibv_port_attr, Errno> {
+    if port != 1 {
+        return Err(Errno::INVAL);
+    }
+    Ok(ffi::ibv_port_attr {
+        state: ffi::IBV_PORT_ACTIVE,
+        max_mtu: ffi::IBV_MTU_4096,
+        active_mtu: device.lock().mtu.code(),
+        gid_tbl_len: GID_TABLE_SIZE as c_int,
+        max_msg_sz: 1 << limits::LOG_MESSAGE,
+        pkey_tbl_len: 1,
+        max_vl_num: 1,
+        active_width: WIDTH_4X,
+        active_speed: SPEED_EDR,
+        phys_state: PHYS_LINK_UP,
+        link_layer: ffi::IBV_LINK_LAYER_ETHERNET as u8,
+        flags: ffi::IB_UVERBS_QPF_GRH_REQUIRED as u8,
+        ..Default::default()
+    })
 }
 
 /// Attributes of a port; fills `struct ibv_port_attr` up to `flags`, as the
@@ -77,24 +107,10 @@ pub(super) unsafe extern "C" fn ibv_query_port(
     out: *mut ffi::_compat_ibv_port_attr,
 ) -> c_int {
     number(handle::context(context).and_then(|(device, _)| {
-        if port != 1 || out.is_null() {
+        if out.is_null() {
             return Err(Errno::INVAL);
         }
-        let attr = ffi::ibv_port_attr {
-            state: ffi::IBV_PORT_ACTIVE,
-            max_mtu: ffi::IBV_MTU_4096,
-            active_mtu: device.lock().mtu.code(),
-            gid_tbl_len: GID_TABLE_SIZE as c_int,
-            max_msg_sz: 1 << limits::LOG_MESSAGE,
-            pkey_tbl_len: 1,
-            max_vl_num: 1,
-            active_width: WIDTH_4X,
-            active_speed: SPEED_EDR,
-            phys_state: PHYS_LINK_UP,
-            link_layer: ffi::IBV_LINK_LAYER_ETHERNET as u8,
-            flags: ffi::IB_UVERBS_QPF_GRH_REQUIRED as u8,
-            ..Default::default()
-        };
+        let attr = port_attr(&device, port)?;
         let bytes = offset_of!(ffi::ibv_port_attr, flags) + 1;
         // SAFETY: `out` is writable by contract, for the fields up to `flags`.
         unsafe {
@@ -125,6 +141,23 @@ pub(super) unsafe extern "C" fn ibv_query_gid(
     }))
 }
 
+/// The entry of the GID table with this index.
+pub(super) fn gid_entry(device: &Device, index: u32) -> ffi::ibv_gid_entry {
+    let gid_type = if index == ROCE_V2_GID_INDEX {
+        ffi::IBV_GID_TYPE_ROCE_V2
+    } else {
+        ffi::IBV_GID_TYPE_ROCE_V1
+    };
+    ffi::ibv_gid_entry {
+        gid: gid(device),
+        gid_index: index,
+        port_num: 1,
+        gid_type,
+        // The loopback interface.
+        ndev_ifindex: 1,
+    }
+}
+
 /// One GID with its type.
 ///
 /// # Safety
@@ -146,23 +179,28 @@ pub(super) unsafe extern "C" fn _ibv_query_gid_ex(
             // No more entries, as the kernel says it.
             return Err(Errno::NODATA);
         }
-        let gid_type = if index == ROCE_V2_GID_INDEX {
-            ffi::IBV_GID_TYPE_ROCE_V2
-        } else {
-            ffi::IBV_GID_TYPE_ROCE_V1
-        };
-        let entry = ffi::ibv_gid_entry {
-            gid: gid(&device),
-            gid_index: index,
-            port_num: port,
-            gid_type,
-            // The loopback interface.
-            ndev_ifindex: 1,
-        };
+        let entry = gid_entry(&device, index);
         // SAFETY: the caller's pointer, writable by contract.
         unsafe { out.write(entry) };
         Ok(())
     }))
+}
+
+/// The path as the device has it. Peers are found by address alone, so the MAC
+/// address is zero.
+fn address_vector(attr: &ffi::ibv_ah_attr) -> ffi::mlx5_wqe_av {
+    let grh = &attr.grh;
+    // A global header is present; then source GID and flow label.
+    let flags = 1 << 30 | u32::from(grh.sgid_index) << 20 | grh.flow_label & 0x000f_ffff;
+    ffi::mlx5_wqe_av {
+        stat_rate_sl: attr.static_rate << 4 | attr.sl & 0xf,
+        tclass: grh.traffic_class,
+        hop_limit: grh.hop_limit,
+        grh_gid_fl: flags.to_be(),
+        // SAFETY: any bytes are a GID.
+        rgid: unsafe { grh.dgid.raw },
+        ..Default::default()
+    }
 }
 
 /// Resolves a path to a peer. There is nothing to resolve; the address is
@@ -198,7 +236,11 @@ pub(super) unsafe extern "C" fn ibv_create_ah(
             handle: 0,
         });
         let pointer = value.as_ptr();
-        handle::insert(&device, context, Kind::Ah(value));
+        handle::insert(
+            &device,
+            context,
+            Kind::Ah(value, Owned::new(address_vector(&attr))),
+        );
         Ok(pointer)
     }))
 }
@@ -209,7 +251,7 @@ pub(super) unsafe extern "C" fn ibv_create_ah(
 /// Nobody uses the path any more.
 #[cfg_attr(feature = "export", unsafe(no_mangle))]
 pub(super) unsafe extern "C" fn ibv_destroy_ah(ah: *mut ffi::ibv_ah) -> c_int {
-    let found = handle::look(ah, |kind| matches!(kind, Kind::Ah(_)).then_some(()));
+    let found = handle::look(ah, |kind| matches!(kind, Kind::Ah(..)).then_some(()));
     number(found.map(|_| handle::remove(ah)))
 }
 

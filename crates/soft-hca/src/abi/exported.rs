@@ -1,0 +1,136 @@
+//! Functions that only programs linked against rdma-core call, not the function table.
+
+use core::ffi::{c_int, c_void};
+use core::mem::size_of;
+
+use mlx5gda_sys::ffi;
+use rustix::io::Errno;
+
+use super::device::device;
+use super::errno::{minus_one, set};
+use super::handle;
+use super::memory::ibv_reg_mr_iova2;
+use super::port::{gid_entry, guid};
+use crate::device::GID_TABLE_SIZE;
+
+/// The one partition key: full member of the default partition.
+const PKEY: u16 = 0xffff;
+
+/// `IBV_FORK_UNNEEDED`: a child does not share the device's view of memory.
+const FORK_UNNEEDED: c_int = 2;
+
+/// GUID of a device, big-endian; 0 for an unknown one.
+///
+/// # Safety
+/// None beyond C's.
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn ibv_get_device_guid(of: *mut ffi::ibv_device) -> u64 {
+    device(of).map_or(0, |device| guid(&device))
+}
+
+/// Kernel index of a device: there is none.
+///
+/// # Safety
+/// None beyond C's.
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn ibv_get_device_index(_of: *mut ffi::ibv_device) -> c_int {
+    -1
+}
+
+/// Registers memory to appear at I/O address `iova`.
+///
+/// # Safety
+/// As [`ibv_reg_mr_iova2`].
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn ibv_reg_mr_iova(
+    pd: *mut ffi::ibv_pd,
+    addr: *mut c_void,
+    length: usize,
+    iova: u64,
+    access: c_int,
+) -> *mut ffi::ibv_mr {
+    // SAFETY: passed on to our caller. Flags are non-negative bits.
+    unsafe { ibv_reg_mr_iova2(pd, addr, length, iova, access as u32) }
+}
+
+/// One entry of the partition key table, big-endian.
+///
+/// # Safety
+/// `out` is writable.
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn ibv_query_pkey(
+    context: *mut ffi::ibv_context,
+    port: u8,
+    index: c_int,
+    out: *mut u16,
+) -> c_int {
+    minus_one(handle::context(context).and_then(|_| {
+        if port != 1 || index != 0 || out.is_null() {
+            return Err(Errno::INVAL);
+        }
+        // SAFETY: the caller's pointer, writable by contract.
+        unsafe { out.write(PKEY.to_be()) };
+        Ok(())
+    }))
+}
+
+/// Index of a partition key (big-endian), -1 if it is not in the table.
+///
+/// # Safety
+/// None beyond C's.
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn ibv_get_pkey_index(
+    context: *mut ffi::ibv_context,
+    port: u8,
+    pkey: u16,
+) -> c_int {
+    minus_one(handle::context(context).and_then(|_| {
+        let found = port == 1 && pkey == PKEY.to_be();
+        found.then_some(()).ok_or(Errno::INVAL)
+    }))
+}
+
+/// All GIDs with their types; returns their number, or a negative error number.
+///
+/// # Safety
+/// `entries` is writable, `max` entries of `size` bytes.
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn _ibv_query_gid_table(
+    context: *mut ffi::ibv_context,
+    entries: *mut ffi::ibv_gid_entry,
+    max: usize,
+    flags: u32,
+    size: usize,
+) -> isize {
+    let result = handle::context(context).and_then(|(device, _)| {
+        let short = max < GID_TABLE_SIZE as usize;
+        if flags != 0 || entries.is_null() || short || size < size_of::<ffi::ibv_gid_entry>() {
+            return Err(Errno::INVAL);
+        }
+        for index in 0..GID_TABLE_SIZE {
+            let entry = gid_entry(&device, index);
+            // SAFETY: the caller's array, writable by contract and long enough.
+            unsafe {
+                let to = entries.cast::<u8>().add(index as usize * size);
+                to.cast::<ffi::ibv_gid_entry>().write_unaligned(entry);
+            }
+        }
+        Ok(GID_TABLE_SIZE as isize)
+    });
+    result.unwrap_or_else(|error| {
+        set(error);
+        -(error.raw_os_error() as isize)
+    })
+}
+
+/// Prepares for `fork`: there is nothing to prepare.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn ibv_fork_init() -> c_int {
+    0
+}
+
+/// Whether `fork` was prepared for.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn ibv_is_fork_initialized() -> c_int {
+    FORK_UNNEEDED
+}
