@@ -5,24 +5,38 @@
 
 #[cfg(feature = "codegen")]
 mod bindgen;
+#[cfg(feature = "codegen")]
+mod header;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+#[cfg(feature = "codegen")]
+use anyhow::{Context, bail};
 
 /// A generated file.
 #[derive(Clone, Copy)]
 pub(crate) enum Output {
     /// The raw bindings of `mlx5gda-sys`.
     Bindings,
+    /// The same structs for C, C++ and CUDA.
+    Header,
 }
 
 impl Output {
     /// The verb that makes it.
-    #[cfg(not(feature = "codegen"))]
     fn verb(self) -> &'static str {
         match self {
             Self::Bindings => "bindgen",
+            Self::Header => "header",
+        }
+    }
+
+    #[cfg(feature = "codegen")]
+    fn path(self) -> &'static str {
+        match self {
+            Self::Bindings => "crates/mlx5gda-sys/src/ffi/bindings.rs",
+            Self::Header => "crates/mlx5gda-sys/include/mlx5gda.h",
         }
     }
 
@@ -36,6 +50,7 @@ impl Output {
                 }
                 (!has_libclang()).then(|| "no libclang".to_owned())
             }
+            Self::Header => None,
         }
     }
 }
@@ -47,8 +62,20 @@ impl Output {
 /// out of date.
 #[cfg(feature = "codegen")]
 pub(crate) fn run(output: Output, check: bool) -> Result<bool> {
-    match output {
-        Output::Bindings => bindgen::run(check)?,
+    let fresh = match output {
+        Output::Bindings => bindgen::generate()?,
+        Output::Header => header::generate()?,
+    };
+    let path = crate::cargo::root()?.join(output.path());
+    let name = || path.display().to_string();
+    if !check {
+        std::fs::write(&path, fresh).with_context(name)?;
+    } else if std::fs::read_to_string(&path).with_context(name)? != fresh {
+        bail!(
+            "{} is out of date: run `cargo xtask {}`",
+            name(),
+            output.verb()
+        );
     }
     Ok(true)
 }

@@ -35,6 +35,12 @@ enum Verb {
     },
     /// Run the fuzz targets for a while.
     Fuzz(fuzz::Args),
+    /// Make the C header of `mlx5gda-sys`.
+    Header {
+        /// Only say whether the checked-in one is up to date
+        #[arg(long)]
+        check: bool,
+    },
     /// Measure `memheap` beside other offset allocators.
     MemheapCompare(memheap_compare::Args),
     /// Leave the software NIC in a directory, as `libibverbs.so.1` and `libmlx5.so.1`.
@@ -52,6 +58,7 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::run(&args),
         Verb::Bindgen { check } => codegen::run(codegen::Output::Bindings, check),
         Verb::Fuzz(args) => fuzz::run(&args).map(|()| true),
+        Verb::Header { check } => codegen::run(codegen::Output::Header, check),
         // What is measured has to be optimised, so the verb is run by another build of us.
         Verb::MemheapCompare(_) if cfg!(debug_assertions) => {
             cargo::run_again("--release", std::env::args_os().skip(1))

@@ -53,7 +53,7 @@ enum Outcome {
 type Found = (Outcome, Counts);
 type Part = (&'static str, fn() -> Result<Found>);
 
-const PARTS: [Part; 13] = [
+const PARTS: [Part; 14] = [
     ("format", format),
     ("clippy", clippy),
     ("tests", tests),
@@ -65,6 +65,7 @@ const PARTS: [Part; 13] = [
     ("package", package),
     ("c-client", c_clients),
     ("bindings", bindings),
+    ("header", header),
     ("prm", prm),
     ("msrv", minimum_rust),
 ];
@@ -250,6 +251,11 @@ fn prm() -> Result<Found> {
 /// Whether the checked-in bindings are what the installed headers give.
 fn bindings() -> Result<Found> {
     generated(Output::Bindings)
+}
+
+/// Whether the checked-in C header is what the sources give.
+fn header() -> Result<Found> {
+    generated(Output::Header)
 }
 
 fn generated(output: Output) -> Result<Found> {

@@ -3,11 +3,8 @@
 //! Needs `libibverbs-dev` and `libclang`; an ordinary build needs neither, since the result is
 //! checked in.
 
-use std::fs;
-use std::path::Path;
-
 use ::bindgen::{Builder, EnumVariation, Formatter, RustEdition, RustTarget};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::cargo::root;
 
@@ -88,29 +85,11 @@ const OPAQUE: &[&str] = &[
 /// second are parts of what is opaque.
 const BLOCKED: &[&str] = &["mlx5_wqe_ctrl_seg", "mlx5dv_qp__bindgen_ty_.*"];
 
-/// Writes the bindings, or with `check` only says whether they are up to date.
+/// The text of the bindings.
 ///
 /// # Errors
-/// Headers, libclang or rustfmt are missing, the file cannot be read or written, or with `check`
-/// it is out of date.
-pub(crate) fn run(check: bool) -> Result<()> {
-    let root = root()?;
-    let path = root.join("crates/mlx5gda-sys/src/ffi/bindings.rs");
-    let fresh = generate(&root)?;
-    if !check {
-        return fs::write(&path, fresh).with_context(|| format!("write {}", path.display()));
-    }
-    let current = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    if current != fresh {
-        bail!(
-            "{} is out of date with the installed rdma-core headers: run `cargo xtask bindgen`",
-            path.display()
-        );
-    }
-    Ok(())
-}
-
-fn generate(root: &Path) -> Result<String> {
+/// Headers, libclang or rustfmt are missing.
+pub(super) fn generate() -> Result<String> {
     let mut builder = Builder::default()
         .header_contents("wrapper.h", &wrapper())
         .raw_line("// Made by `cargo xtask bindgen` from the headers of rdma-core; do not edit.")
@@ -125,7 +104,7 @@ fn generate(root: &Path) -> Result<String> {
         .derive_default(true)
         .blocklist_function(".*")
         .formatter(Formatter::Rustfmt)
-        .rustfmt_configuration_file(Some(root.join("rustfmt.toml")));
+        .rustfmt_configuration_file(Some(root()?.join("rustfmt.toml")));
     for function in FUNCTIONS.concat() {
         builder = builder.allowlist_type(format!("fn_{function}"));
     }
