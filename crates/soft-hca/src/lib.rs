@@ -41,5 +41,5 @@ pub use abi::fn_table;
 pub use cmd::Reason;
 pub use config::{Config, ConfigError, Faults};
 pub use error::Error;
-pub use registry::{set_faults, stats};
+pub use registry::{set_faults, set_link, stats};
 pub use stats::{DropReason, Live, Stats};

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::{Config, Faults};
-use crate::device::{Device, FaultState};
+use crate::device::Device;
 use crate::error::Error;
 use crate::stats::Stats;
 
@@ -141,6 +141,17 @@ pub fn stats(name: &str) -> Result<Stats, Error> {
 /// # Errors
 /// [`Error::NoDevice`] for a name that no device has.
 pub fn set_faults(name: &str, faults: Faults) -> Result<(), Error> {
-    find(name)?.lock().faults = FaultState::new(faults);
+    find(name)?.lock().faults.replace(faults);
+    Ok(())
+}
+
+/// Takes the link of a device down or up. While it is down, nothing is sent and
+/// nothing received; whoever has the device open gets `IBV_EVENT_PORT_ERR` and
+/// `IBV_EVENT_PORT_ACTIVE`.
+///
+/// # Errors
+/// [`Error::NoDevice`] for a name that no device has.
+pub fn set_link(name: &str, up: bool) -> Result<(), Error> {
+    find(name)?.lock().set_link(up);
     Ok(())
 }

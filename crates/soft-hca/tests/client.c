@@ -7,6 +7,7 @@
  * does not ends the program.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -167,6 +168,7 @@ static void control_path(void)
 {
 	struct ibv_device_attr_ex device;
 	struct ibv_gid_entry gids[8];
+	struct ibv_async_event event;
 	struct ibv_mr *mr;
 	__be16 pkey;
 	int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_RELAXED_ORDERING;
@@ -192,6 +194,8 @@ static void control_path(void)
 	      strlen(ibv_wc_status_str(IBV_WC_GENERAL_ERR)) &&
 	      strlen(ibv_node_type_str(a.context->device->node_type)) &&
 	      strlen(ibv_event_type_str(IBV_EVENT_PORT_ERR)));
+	CHECK("no event without waiting", !fcntl(a.context->async_fd, F_SETFL, O_NONBLOCK) &&
+	      ibv_get_async_event(a.context, &event) == -1 && errno == EAGAIN);
 	CHECK("what there is not is said to be unsupported",
 	      !ibv_alloc_td(a.context, NULL) && errno == EOPNOTSUPP);
 }

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::errno::{minus_one, pointer};
 use super::extended::VerbsContext;
 use super::handle::{self, Context, Kind, Owned};
-use crate::device::Device;
+use crate::device::{Device, Listener};
 use crate::error::Error;
 use crate::registry;
 
@@ -137,8 +137,11 @@ pub(super) unsafe extern "C" fn ibv_get_device_name(of: *mut ffi::ibv_device) ->
 
 fn open(of: *mut ffi::ibv_device) -> Result<*mut ffi::ibv_context, Errno> {
     let device = device(of)?;
-    let events = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let events = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::SEMAPHORE)?;
+    let events = Arc::new(events);
     let context = device.open().map_err(|error| errno_of(&error))?;
+    let listener = Listener::new(Arc::clone(&events));
+    device.lock().listeners.insert(context, listener);
     let value = Owned::new(VerbsContext::new(ffi::ibv_context {
         device: of,
         cmd_fd: -1,
@@ -147,10 +150,7 @@ fn open(of: *mut ffi::ibv_device) -> Result<*mut ffi::ibv_context, Errno> {
         ..Default::default()
     }));
     let pointer = VerbsContext::context(value.as_ptr());
-    let kind = Kind::Context(Context {
-        value,
-        _events: events,
-    });
+    let kind = Kind::Context(Context { value, events });
     handle::insert(&device, context, kind);
     Ok(pointer)
 }

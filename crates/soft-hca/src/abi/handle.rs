@@ -41,8 +41,8 @@ impl<T> Drop for Owned<T> {
 /// An open context.
 pub(super) struct Context {
     pub(super) value: Owned<VerbsContext>,
-    /// Where asynchronous events would be announced.
-    pub(super) _events: OwnedFd,
+    /// Where asynchronous events are announced.
+    pub(super) events: Arc<OwnedFd>,
 }
 
 /// What a pointer stands for.

@@ -6,6 +6,7 @@
 mod device;
 mod devx;
 mod errno;
+mod events;
 #[cfg(feature = "export")]
 mod exported;
 mod extended;
@@ -52,8 +53,8 @@ const FUNCTIONS: Functions = Functions {
     ibv_dereg_mr: memory::ibv_dereg_mr,
     ibv_create_ah: port::ibv_create_ah,
     ibv_destroy_ah: port::ibv_destroy_ah,
-    ibv_get_async_event: port::ibv_get_async_event,
-    ibv_ack_async_event: port::ibv_ack_async_event,
+    ibv_get_async_event: events::ibv_get_async_event,
+    ibv_ack_async_event: events::ibv_ack_async_event,
     mlx5dv_is_supported: device::mlx5dv_is_supported,
     mlx5dv_open_device: device::mlx5dv_open_device,
     mlx5dv_init_obj: devx::mlx5dv_init_obj,

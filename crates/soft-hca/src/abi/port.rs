@@ -12,6 +12,8 @@ use crate::device::{Device, GID_TABLE_SIZE, ROCE_V2_GID_INDEX, limits};
 
 /// `IBV_PORT_ACTIVE`'s physical counterpart: link up.
 const PHYS_LINK_UP: u8 = 5;
+/// Physical state of a port without a link: disabled.
+const PHYS_DISABLED: u8 = 3;
 /// `enum ibv_port_width`-like code for four lanes, and 25 Gb/s each: a round
 /// figure that says "fast".
 const WIDTH_4X: u8 = 2;
@@ -78,17 +80,24 @@ pub(super) fn port_attr(device: &Device, port: u8) -> Result<ffi::ibv_port_attr,
     if port != 1 {
         return Err(Errno::INVAL);
     }
+    let state = device.lock();
+    let (mtu, down) = (state.mtu, state.faults.link_is_down());
+    drop(state);
     Ok(ffi::ibv_port_attr {
-        state: ffi::IBV_PORT_ACTIVE,
+        state: if down {
+            ffi::IBV_PORT_DOWN
+        } else {
+            ffi::IBV_PORT_ACTIVE
+        },
         max_mtu: ffi::IBV_MTU_4096,
-        active_mtu: device.lock().mtu.code(),
+        active_mtu: mtu.code(),
         gid_tbl_len: GID_TABLE_SIZE as c_int,
         max_msg_sz: 1 << limits::LOG_MESSAGE,
         pkey_tbl_len: 1,
         max_vl_num: 1,
         active_width: WIDTH_4X,
         active_speed: SPEED_EDR,
-        phys_state: PHYS_LINK_UP,
+        phys_state: if down { PHYS_DISABLED } else { PHYS_LINK_UP },
         link_layer: ffi::IBV_LINK_LAYER_ETHERNET as u8,
         flags: ffi::IB_UVERBS_QPF_GRH_REQUIRED as u8,
         ..Default::default()
@@ -254,22 +263,3 @@ pub(super) unsafe extern "C" fn ibv_destroy_ah(ah: *mut ffi::ibv_ah) -> c_int {
     let found = handle::look(ah, |kind| matches!(kind, Kind::Ah(..)).then_some(()));
     number(found.map(|_| handle::remove(ah)))
 }
-
-/// There are no asynchronous events: never blocks, always `EAGAIN`.
-///
-/// # Safety
-/// None beyond C's.
-#[cfg_attr(feature = "export", unsafe(no_mangle))]
-pub(super) unsafe extern "C" fn ibv_get_async_event(
-    context: *mut ffi::ibv_context,
-    _event: *mut ffi::ibv_async_event,
-) -> c_int {
-    minus_one(handle::context(context).and(Err(Errno::AGAIN)))
-}
-
-/// There are no asynchronous events to acknowledge.
-///
-/// # Safety
-/// None beyond C's.
-#[cfg_attr(feature = "export", unsafe(no_mangle))]
-pub(super) unsafe extern "C" fn ibv_ack_async_event(_event: *mut ffi::ibv_async_event) {}

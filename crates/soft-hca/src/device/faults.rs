@@ -8,6 +8,7 @@ pub(crate) struct FaultState {
     faults: Faults,
     random: u64,
     commands: u64,
+    link_down: bool,
 }
 
 impl FaultState {
@@ -16,7 +17,27 @@ impl FaultState {
             faults,
             random: faults.seed,
             commands: 0,
+            link_down: false,
         }
+    }
+
+    /// Other faults from now on; the link stays as it is.
+    pub(crate) const fn replace(&mut self, faults: Faults) {
+        *self = Self {
+            link_down: self.link_down,
+            ..Self::new(faults)
+        };
+    }
+
+    pub(crate) const fn link_is_down(&self) -> bool {
+        self.link_down
+    }
+
+    /// Takes the link down or up; whether that changes anything.
+    pub(crate) const fn set_link(&mut self, up: bool) -> bool {
+        let changes = self.link_down == up;
+        self.link_down = !up;
+        changes
     }
 
     /// Counts a command; whether it is the one to fail.
@@ -28,6 +49,9 @@ impl FaultState {
 
     /// Whether the next datagram is to be lost.
     pub(crate) fn loses(&mut self) -> bool {
+        if self.link_down {
+            return true;
+        }
         if self.faults.loss <= 0.0 {
             return false;
         }

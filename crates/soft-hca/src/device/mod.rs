@@ -2,6 +2,7 @@
 
 mod cq;
 mod faults;
+mod listener;
 mod objects;
 mod open;
 mod qp;
@@ -9,6 +10,7 @@ mod state;
 
 pub(crate) use cq::Cq;
 pub(crate) use faults::FaultState;
+pub(crate) use listener::{Event, Listener};
 pub(crate) use objects::{ContextId, Mr, ObjectId, Pd, Span, Uar, Umem};
 pub(crate) use open::Device;
 pub(crate) use qp::{Landing, Path, Qp, QpBuffers, RECEIVE, ReceiveQueue, Source};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{ContextId, FaultState, State};
+use super::{ContextId, State};
 use crate::config::Config;
 use crate::engine;
 use crate::error::Error;
@@ -80,7 +80,7 @@ impl Device {
         }
         state.mtu = config.mtu;
         state.batching = config.batching;
-        state.faults = FaultState::new(config.faults);
+        state.faults.replace(config.faults);
         Ok(())
     }
 
@@ -90,14 +90,16 @@ impl Device {
     }
 
     /// Reserves the device if it was reserved before and is free again; its
-    /// counters start over.
+    /// counters start over and its link is up.
     pub(crate) fn take_free(&self) -> bool {
         let taken = self
             .owner
             .compare_exchange(FREE, RESERVED, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok();
         if taken {
-            self.lock().stats = Stats::default();
+            let mut state = self.lock();
+            state.stats = Stats::default();
+            state.set_link(true);
         }
         taken
     }

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use mlx5gda_sys::prm::{CmdOpcode, Mtu};
 
-use super::{ContextId, Cq, FaultState, Mr, Pd, Qp, Uar, Umem};
+use super::{ContextId, Cq, Event, FaultState, Listener, Mr, Pd, Qp, Uar, Umem};
 use crate::cmd::{CmdResult, Reason};
 use crate::config::Config;
 use crate::stats::{Live, Stats};
@@ -32,6 +32,7 @@ pub(crate) struct State {
     /// Queue pairs with work to do.
     pub(crate) hot: Vec<u32>,
     pub(crate) faults: FaultState,
+    pub(crate) listeners: HashMap<ContextId, Listener>,
     pub(crate) stats: Stats,
     last_number: u32,
     random: RandomState,
@@ -56,6 +57,7 @@ impl State {
             qps: BTreeMap::new(),
             hot: Vec::new(),
             faults: FaultState::new(config.faults),
+            listeners: HashMap::new(),
             stats: Stats::default(),
             last_number,
             random,
@@ -101,6 +103,20 @@ impl State {
         }
     }
 
+    /// Takes the link down or up and tells those who have the device open.
+    pub(crate) fn set_link(&mut self, up: bool) {
+        if self.faults.set_link(up) {
+            let event = if up {
+                Event::PortActive
+            } else {
+                Event::PortError
+            };
+            for listener in self.listeners.values_mut() {
+                listener.announce(event);
+            }
+        }
+    }
+
     /// Objects alive.
     pub(crate) fn live(&self) -> Live {
         Live {
@@ -115,6 +131,7 @@ impl State {
 
     /// Frees all that a context has left.
     pub(crate) fn free_context(&mut self, context: ContextId) {
+        self.listeners.remove(&context);
         let before = self.live();
         let gone: Vec<u32> = self
             .qps

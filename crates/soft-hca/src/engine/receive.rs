@@ -15,6 +15,10 @@ use crate::wire::{Flow, decode};
 impl State {
     /// Takes a datagram, or counts why not.
     pub(super) fn receive(&mut self, now: Instant, from: SocketAddrV4, datagram: &[u8]) {
+        if self.faults.link_is_down() {
+            self.stats.drop_packet(DropReason::Injected);
+            return;
+        }
         self.stats.packets_in += 1;
         if let Err(reason) = self.accept(now, from, datagram) {
             self.stats.drop_packet(reason);

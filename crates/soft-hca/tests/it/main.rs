@@ -4,4 +4,5 @@
 mod client;
 mod commands;
 mod end_to_end;
+mod events;
 mod receives;
