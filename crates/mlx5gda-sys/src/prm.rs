@@ -8,6 +8,30 @@
 //! A layout is a byte array in its own right: it can be owned, or seen in place in bytes that
 //! somebody else owns ([`Layout::from_slice`], which checks the length). [`Mailbox`] owns one at
 //! the alignment that the C calls expect.
+//!
+//! ```
+//! use mlx5gda_sys::prm::{CreateQpIn, DestroyQpIn, Layout};
+//!
+//! let mut create = CreateQpIn::new();
+//! create.qpc.set_rre(true);
+//! create.qpc.set_q_key(1);
+//! DestroyQpIn::new().set_qpn(7)?;
+//! // Bytes that end too early are no mailbox.
+//! assert!(CreateQpIn::from_slice(&[0; CreateQpIn::BYTES - 1]).is_none());
+//! # Ok::<(), mlx5gda_sys::prm::FieldError>(())
+//! ```
+//!
+//! What lies beyond the end of a mailbox has no name: this command has no context.
+//!
+//! ```compile_fail,E0609
+//! mlx5gda_sys::prm::DestroyQpIn::new().qpc.set_rre(true);
+//! ```
+//!
+//! A field takes values of its own type: this one is a number.
+//!
+//! ```compile_fail,E0308
+//! mlx5gda_sys::prm::CreateQpIn::new().qpc.set_q_key(true);
+//! ```
 
 mod bits;
 mod cap;
