@@ -83,6 +83,18 @@ impl Classes {
         Some(word * 64 + self.words[word].checked_ilog2()? as usize)
     }
 
+    /// The highest class below `class` with a block in it.
+    pub(crate) fn last_below(&self, class: Class) -> Option<Class> {
+        let word = class / 64;
+        let here = self.words.get(word)? & !(!0 << (class % 64));
+        if let Some(bit) = here.checked_ilog2() {
+            return Some(word * 64 + bit as usize);
+        }
+        let below = self.top & !(!0 << word);
+        let word = below.checked_ilog2()? as usize;
+        Some(word * 64 + self.words[word].checked_ilog2()? as usize)
+    }
+
     /// Puts `node` at the front of a list. `node` must be in no list.
     #[inline(always)]
     pub(crate) fn push(&mut self, nodes: &mut Held<'_>, class: Class, node: u32) {

@@ -60,7 +60,7 @@ impl fmt::Display for AllocError {
                 largest,
             } => write!(
                 f,
-                "{size} bytes wanted at alignment {align}, {free} bytes free but in pieces, the largest of {largest}"
+                "{size} bytes wanted at alignment {align} fit nowhere: {free} bytes are free, the largest piece has {largest}"
             ),
             Self::NoRecords { records } => {
                 write!(f, "no memory for records beyond the {records} in use")

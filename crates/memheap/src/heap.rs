@@ -125,8 +125,10 @@ impl Heap {
     /// Allocates `size` bytes at a multiple of `align`.
     ///
     /// Takes constant time while some list of free blocks has only blocks that
-    /// fit. When there is none, that is when the heap is about to fail, it looks
-    /// through the blocks that may fit, so that it fails only when none does.
+    /// fit. When there is none (the heap is nearly full or in small pieces, or the
+    /// alignment is larger than most of them), it looks through the blocks that may
+    /// fit, largest first, so that it fails only when none does: a refusal can take
+    /// time linear in the free blocks.
     ///
     /// # Errors
     /// See [`AllocError`]; the heap is as it was.

@@ -21,7 +21,9 @@ impl fmt::Display for Heap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use fmt::Write;
         let capacity = self.capacity();
-        let cells = f.width().unwrap_or(DEFAULT_CELLS).max(1);
+        // No cell stands for less than a byte.
+        let most = usize::try_from(capacity).unwrap_or(usize::MAX);
+        let cells = f.width().unwrap_or(DEFAULT_CELLS).min(most).max(1);
         let mut blocks = self.blocks().peekable();
         f.write_char('[')?;
         for cell in 0..cells {

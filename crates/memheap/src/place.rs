@@ -9,7 +9,7 @@ use crate::tiles::Tiles;
 /// A smaller request that finds nothing smaller than such a hole takes a hole
 /// that holds both, if there is one below the end of the heap, so that the next
 /// large request need not go to the end.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Large {
     size: u32,
     class: Class,
@@ -28,12 +28,18 @@ impl Tiles {
         let Some(mut class) = self.classes.first_from(class_holding(units)) else {
             return self.place_anywhere(units, align, stamp);
         };
-        if class >= self.large.class {
+        let large = self.large;
+        if class >= large.class {
             class = self.beside_large(class, units);
         }
         let node = self.classes.head(class);
         if self.nodes.span(node).offset & (align - 1) != 0 {
-            return self.place_above(node, units, align, stamp);
+            let placed = self.place_above(node, units, align, stamp);
+            if placed.0 == NIL {
+                // A request that was refused leaves no trace.
+                self.large = large;
+            }
+            return placed;
         }
         self.carve(node, class, units, stamp)
     }
@@ -72,17 +78,19 @@ impl Tiles {
         }
     }
 
-    /// As [`Self::place`], looking through every block that may fit.
+    /// As [`Self::place`], looking through every block that may fit, large ones first:
+    /// those are few, and the likeliest to fit a large alignment.
     #[cold]
     fn place_anywhere(&mut self, units: u32, align: u32, stamp: u64) -> (u32, u32) {
-        let mut next = self.classes.first_from(class_of(units));
-        while let Some(class) = next {
+        let lowest = class_of(units);
+        let mut next = self.classes.last();
+        while let Some(class) = next.filter(|class| *class >= lowest) {
             let front = |node| Some((node, self.front(node, units, align)?));
             let found = self.list(class).find_map(front);
             match found {
                 Some((node, 0)) => return self.carve(node, class, units, stamp),
                 Some((node, front)) => return self.carve_above(node, front, units, stamp),
-                None => next = self.classes.first_from(class + 1),
+                None => next = self.classes.last_below(class),
             }
         }
         (NIL, 0)

@@ -28,7 +28,7 @@ fn too_much_and_fragmented_are_told_apart() {
     assert_eq!(heap.alloc(101, 1), Err(fragmented));
     assert_eq!(
         fragmented.to_string(),
-        "101 bytes wanted at alignment 1, 500 bytes free but in pieces, the largest of 100"
+        "101 bytes wanted at alignment 1 fit nowhere: 500 bytes are free, the largest piece has 100"
     );
     assert!((heap.stats().fragmentation - 0.8).abs() < 1e-12);
 }
@@ -186,4 +186,30 @@ fn the_picture_shows_every_block() {
     assert!(picture.contains("0..250") && picture.contains("250..300"));
     // 32 rows of 100 bytes; the first block touches three of them.
     assert_eq!(picture.matches("<rect").count(), 32 + 3 + 1);
+}
+
+#[test]
+fn a_refused_request_does_not_change_where_later_ones_go() {
+    let heap = || {
+        let mut heap = Heap::new(25_000);
+        let blocks: Vec<_> = (0..25).map(|_| heap.alloc(1000, 1).unwrap()).collect();
+        for (i, block) in blocks.into_iter().enumerate() {
+            if (1..=10).contains(&i) || (12..=23).contains(&i) {
+                heap.free(block).unwrap();
+            }
+        }
+        heap
+    };
+    let (mut plain, mut refused) = (heap(), heap());
+    // No multiple of 16,384 has 9,950 free bytes behind it.
+    assert!(refused.alloc(9_950, 16_384).is_err());
+    let at = |heap: &mut Heap| heap.alloc(100, 1).unwrap().offset();
+    assert_eq!(at(&mut plain), at(&mut refused));
+}
+
+#[test]
+fn a_small_heap_is_drawn_with_as_many_cells_as_it_has_bytes() {
+    let mut heap = Heap::new(10);
+    let _block = heap.alloc(10, 1).unwrap();
+    assert_eq!(heap.to_string(), "[##########] 10 of 10 bytes in 1 block");
 }

@@ -13,7 +13,10 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     };
     let granule = 1 << (granule_bits % 16);
-    let mut pair = Pair::new((1 << (size_bits % 40)) | 1, granule.max(1 << 8));
+    // The finest granule that a heap of this size can have, or a coarser one.
+    let size_bits = size_bits % 40;
+    let finest = 1 << size_bits.saturating_sub(31);
+    let mut pair = Pair::new((1 << size_bits) | 1, granule.max(finest));
     for operation in operations.as_chunks::<9>().0 {
         pair.apply(Op::decode(*operation));
         pair.check();
