@@ -299,6 +299,7 @@ impl Pair {
 
     pub(crate) fn check(&self) {
         self.model.check(&self.heap);
+        assert_eq!(self.live(), self.heap.stats().blocks);
     }
 
     pub(crate) fn live(&self) -> usize {
