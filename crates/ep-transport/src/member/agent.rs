@@ -1,11 +1,11 @@
 //! Carries out what the membership protocol asks for, in the background.
 
-use super::protocol::{Action, Event, Loss, Protocol};
+use super::protocol::{Action, Event, Protocol};
 use super::records::{self, Card, Decision, Offers, Proposal, QpOffer, Ready, RecordError};
 use super::status::SharedStatus;
 use crate::control::Control;
 use crate::error::{Chain, Error};
-use crate::events::{LossKind, MemberEvent, monotonic_us};
+use crate::events::{MemberEvent, monotonic_us};
 use crate::ids::{Epoch, Incarnation, Rank};
 use crate::store::{Changes, Rendezvous, Revision, StoreError, Swap};
 use std::sync::Arc;
@@ -254,13 +254,8 @@ impl Agent {
     fn perform(&mut self, action: Action) {
         let at_us = monotonic_us();
         match action {
-            Action::Mask((rank, incarnation), loss) => {
+            Action::Mask((rank, incarnation), how) => {
                 self.control.mask_now(rank);
-                let how = match loss {
-                    Loss::LeaseEnded => LossKind::LeaseEnded,
-                    Loss::Replaced => LossKind::Replaced,
-                    Loss::Left => LossKind::Left,
-                };
                 self.report(MemberEvent::PeerLost {
                     rank,
                     incarnation,

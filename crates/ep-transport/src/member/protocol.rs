@@ -24,6 +24,7 @@
 //! anybody may decide. Whatever is decided first at the rendezvous holds.
 
 use super::records::{Card, Decision, Life, Offers, Proposal, QpOffer, Ready};
+use crate::events::LossKind;
 use crate::ids::{Epoch, Incarnation, Rank};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -64,22 +65,11 @@ pub(crate) enum Event {
     Failed(u64, String),
 }
 
-/// How a member was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Loss {
-    /// Its lease ended.
-    LeaseEnded,
-    /// Another life of the same rank has begun.
-    Replaced,
-    /// It left on purpose.
-    Left,
-}
-
 /// Something to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Mask a rank for good; it does not answer any more.
-    Mask(Life, Loss),
+    Mask(Life, LossKind),
     /// Another process has taken this rank; this one must stop.
     Superseded(Incarnation),
     Propose(u64, Proposal),
@@ -255,9 +245,9 @@ impl Protocol {
             }
         } else if let Some(before) = self.cards.get(&rank) {
             let loss = match &card {
-                None => Some(Loss::LeaseEnded),
-                Some(now) if now.incarnation != before.incarnation => Some(Loss::Replaced),
-                Some(now) if now.leaving && !before.leaving => Some(Loss::Left),
+                None => Some(LossKind::LeaseEnded),
+                Some(now) if now.incarnation != before.incarnation => Some(LossKind::Replaced),
+                Some(now) if now.leaving && !before.leaving => Some(LossKind::Left),
                 Some(_) => None,
             };
             if let Some(loss) = loss.filter(|_| !before.leaving) {
