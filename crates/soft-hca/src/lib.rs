@@ -22,6 +22,10 @@
 //! Each device has one port with one IPv4 address, on loopback or not; several
 //! ranks on a machine are several addresses. A configuration says which, or the
 //! environment does, see [`Config::from_env`].
+//!
+//! Who wants to know what is on the wire asks `tracing` for the target
+//! `soft_hca::packets` at level `TRACE`: an event for each datagram sent, in
+//! order, with its headers as fields.
 
 mod abi;
 mod cmd;

@@ -1,6 +1,7 @@
 //! UDP sockets.
 
 pub(crate) mod batch;
+mod log;
 
 use std::collections::HashMap;
 use std::io;
@@ -110,6 +111,7 @@ impl<'a> Senders<'a> {
         traffic_class: u8,
         datagram: &[u8],
     ) -> u64 {
+        log::sent(|| self.flow(remote, port, traffic_class), datagram);
         let way = Way {
             remote,
             port,

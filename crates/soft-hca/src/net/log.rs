@@ -1,0 +1,43 @@
+//! A `tracing` event for each datagram that is sent.
+
+use tracing::Level;
+
+use crate::wire::{Flow, ICRC_BYTES, decode};
+
+/// Target of the events, level `TRACE`.
+const TARGET: &str = "soft_hca::packets";
+
+/// Tells what goes out, in the order in which it goes out.
+pub(super) fn sent(flow: impl FnOnce() -> Flow, datagram: &[u8]) {
+    if !tracing::enabled!(target: TARGET, Level::TRACE) {
+        return;
+    }
+    let (Ok(packet), Some(icrc)) = (decode(datagram), datagram.last_chunk::<ICRC_BYTES>()) else {
+        return;
+    };
+    let Flow { src, dst, src_port } = flow();
+    let headers = packet.headers;
+    let bth = headers.bth;
+    tracing::trace!(
+        target: TARGET,
+        %src,
+        %dst,
+        src_port,
+        bytes = datagram.len(),
+        opcode = bth.opcode as u8,
+        psn = bth.psn.get(),
+        qpn = bth.dest_qpn,
+        ack = u8::from(bth.ack_request),
+        solicited = u8::from(bth.solicited),
+        pad = bth.pad,
+        addr = headers.reth.map(|reth| reth.addr),
+        rkey = headers.reth.map(|reth| reth.rkey),
+        len = headers.reth.map(|reth| reth.len),
+        syndrome = headers.aeth.map(|aeth| aeth.code.to_byte()),
+        msn = headers.aeth.map(|aeth| aeth.msn),
+        swap = headers.atomic.map(|atomic| atomic.swap_or_add),
+        compare = headers.atomic.map(|atomic| atomic.compare),
+        immediate = headers.immediate,
+        icrc = u32::from_be_bytes(*icrc),
+    );
+}
