@@ -1,14 +1,16 @@
 //! The requester half of a reliable connection: segments work requests,
 //! retransmits, and reports completions in order.
 
+mod answers;
+mod recovery;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::Status;
-use super::queue::{Entry, Op, WorkRequest};
-use super::segment::{READ_CHUNK, TxPacket};
 use crate::psn::{Psn, Seq};
-use crate::wire::{AckCode, Aeth, NakCode, Opcode, Packet, rnr_timer};
+use crate::rc::Status;
+use crate::rc::queue::{Entry, Op, WorkRequest};
+use crate::rc::segment::{READ_CHUNK, TxPacket};
 
 /// Packets in flight at first; the window grows from there while nothing is
 /// lost.
@@ -184,31 +186,6 @@ impl<P> Requester<P> {
             .extend(queue.iter().map(|entry| ended(&entry.wr, Status::Flushed)));
     }
 
-    /// When [`Requester::on_timer`] wants to be called, if at all.
-    pub fn deadline(&self) -> Option<Instant> {
-        [self.deadline, self.probe_at, self.rnr_until]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    /// Lets time pass.
-    pub fn on_timer(&mut self, now: Instant) {
-        if self.rnr_until.is_some_and(|at| at <= now) {
-            self.rnr_until = None;
-            self.arm(now);
-        }
-        if self.deadline.is_some_and(|at| at <= now) {
-            self.deadline = None;
-            self.probe_at = None;
-            self.lost(now);
-        } else if self.probe_at.is_some_and(|at| at <= now) {
-            self.probe_due = true;
-            self.probe_delay = self.probe_delay.saturating_mul(2);
-            self.probe_at = now.checked_add(self.probe_delay);
-        }
-    }
-
     /// The next packet to send now, if any.
     pub fn poll_tx(&mut self, now: Instant) -> Option<TxPacket<'_, P>> {
         if self.failed || self.rnr_until.is_some() {
@@ -266,210 +243,6 @@ impl<P> Requester<P> {
             entry.failure = Some(status);
         }
         self.retire();
-    }
-
-    /// Takes an answer from the peer. `place` stores `data` at an offset of a
-    /// work request's local data, or says that it cannot.
-    pub fn on_packet(
-        &mut self,
-        now: Instant,
-        packet: &Packet<'_>,
-        place: &mut dyn FnMut(&P, u32, &[u8]) -> bool,
-    ) {
-        if self.failed {
-            return;
-        }
-        let headers = &packet.headers;
-        let seq = headers.bth.psn.nearest(self.una);
-        if seq >= self.sent || seq.plus(1) < self.una {
-            return;
-        }
-        match headers.bth.opcode {
-            Opcode::Acknowledge => {
-                if let Some(Aeth { code, .. }) = headers.aeth {
-                    self.on_ack(now, seq, code);
-                }
-            }
-            Opcode::AtomicAcknowledge => {
-                let original = headers.atomic_original.unwrap_or(0).to_ne_bytes();
-                self.on_data(now, seq, &original, place);
-            }
-            opcode if opcode.is_read_response() => self.on_data(now, seq, packet.payload, place),
-            _ => {}
-        }
-    }
-
-    fn on_ack(&mut self, now: Instant, seq: Seq, code: AckCode) {
-        match code {
-            AckCode::Ack => {
-                if !self.acknowledge(now, seq.plus(1)) {
-                    self.lost_answer(now);
-                }
-            }
-            AckCode::RnrNak { timer } => {
-                if seq < self.una || !self.acknowledge(now, seq) {
-                    return;
-                }
-                if self.config.rnr_retry != RNR_FOREVER {
-                    if self.rnr_left == 0 {
-                        self.fail_first(Status::RnrRetryExceeded);
-                        return;
-                    }
-                    self.rnr_left -= 1;
-                }
-                self.rewind();
-                self.deadline = None;
-                self.probe_at = None;
-                self.rnr_until = now.checked_add(rnr_timer(timer));
-            }
-            AckCode::Nak(code) => {
-                if seq < self.una {
-                    return;
-                }
-                if !self.acknowledge(now, seq) {
-                    self.lost_answer(now);
-                    return;
-                }
-                match code {
-                    NakCode::SequenceError => self.lost(now),
-                    NakCode::InvalidRequest => self.fail_first(Status::RemoteInvalidRequest),
-                    NakCode::RemoteAccess => self.fail_first(Status::RemoteAccess),
-                    NakCode::RemoteOperational => self.fail_first(Status::RemoteOperation),
-                }
-            }
-        }
-    }
-
-    /// Data of a READ or an atomic has come for packet `seq`.
-    fn on_data(
-        &mut self,
-        now: Instant,
-        seq: Seq,
-        data: &[u8],
-        place: &mut dyn FnMut(&P, u32, &[u8]) -> bool,
-    ) {
-        if seq < self.una {
-            return;
-        }
-        if !self.acknowledge(now, seq) {
-            self.lost_answer(now);
-            return;
-        }
-        let Some(entry) = self.queue.front() else {
-            return;
-        };
-        if !entry.wr.op.wants_data() {
-            self.fail_first(Status::BadResponse);
-            return;
-        }
-        let done = seq.since(entry.first) * u64::from(self.config.mtu);
-        let offset = u32::try_from(done).unwrap_or(u32::MAX);
-        let expected = entry.wr.len.saturating_sub(offset).min(self.config.mtu);
-        if data.len() != expected as usize {
-            self.fail_first(Status::BadResponse);
-        } else if !place(&entry.wr.payload, offset, data) {
-            self.fail_first(Status::LocalProtection);
-        } else {
-            self.advance(now, seq.plus(1));
-        }
-    }
-
-    /// Moves `una` up to `to`, but not past a READ or atomic whose data is
-    /// missing: then `una` stops there and the answer is `false`.
-    fn acknowledge(&mut self, now: Instant, to: Seq) -> bool {
-        let blocked = self
-            .queue
-            .iter()
-            .take_while(|entry| entry.first < to)
-            .find(|entry| entry.wr.op.wants_data() && self.una < entry.end)
-            .map(|entry| entry.first.max(self.una));
-        match blocked {
-            Some(stop) if stop < to => {
-                self.advance(now, stop);
-                false
-            }
-            _ => {
-                self.advance(now, to);
-                true
-            }
-        }
-    }
-
-    fn advance(&mut self, now: Instant, to: Seq) {
-        let count = to.since(self.una);
-        if count == 0 {
-            return;
-        }
-        self.una = to;
-        self.next = self.next.max(to);
-        self.retries_left = self.config.retry_count;
-        self.rnr_left = self.config.rnr_retry;
-        self.probe_delay = PROBE_AFTER;
-        self.went_back_at = None;
-        self.grow(count);
-        self.retire();
-        self.arm(now);
-    }
-
-    fn grow(&mut self, packets: u64) {
-        let max = u64::from(self.config.window).max(MIN_WINDOW);
-        if self.window < self.threshold {
-            self.window = (self.window + packets).min(max);
-        } else {
-            self.grown += packets;
-            if self.grown >= self.window {
-                self.grown = 0;
-                self.window = (self.window + 1).min(max);
-            }
-        }
-    }
-
-    /// Sets the timers by whether anything is unacknowledged.
-    fn arm(&mut self, now: Instant) {
-        if self.una < self.next {
-            self.deadline = self
-                .config
-                .ack_timeout
-                .and_then(|timeout| now.checked_add(timeout));
-            self.probe_at = now.checked_add(self.probe_delay);
-        } else {
-            self.deadline = None;
-            self.probe_at = None;
-        }
-    }
-
-    /// An answer is known to be missing: asks again, once per loss.
-    fn lost_answer(&mut self, now: Instant) {
-        if self.went_back_at != Some(self.una) {
-            self.lost(now);
-        }
-    }
-
-    /// Goes back to the oldest unacknowledged packet, or gives up.
-    fn lost(&mut self, now: Instant) {
-        if self.una == self.next {
-            return;
-        }
-        if self.retries_left == 0 {
-            self.fail_first(Status::RetryExceeded);
-            return;
-        }
-        self.retries_left -= 1;
-        self.threshold = (self.window / 2).max(MIN_WINDOW);
-        self.window = self.threshold;
-        self.went_back_at = Some(self.una);
-        self.rewind();
-        self.deadline = self
-            .config
-            .ack_timeout
-            .and_then(|timeout| now.checked_add(timeout));
-        self.probe_at = now.checked_add(self.probe_delay);
-    }
-
-    fn rewind(&mut self) {
-        self.next = self.una;
-        self.next_entry = 0;
-        self.probe_due = false;
     }
 
     /// Ends what is done at the head of the queue.
