@@ -128,21 +128,24 @@ impl Region {
         Some(u32::from_be(raw))
     }
 
-    /// Executes an atomic on 8 aligned bytes and returns what they were.
+    /// Executes an atomic on 4 or 8 aligned bytes and returns what they were.
     pub(crate) fn atomic(&self, offset: u64, op: AtomicOp) -> Option<u64> {
+        let width = op.bytes() as usize;
         let at = self
-            .at(offset, 8)
-            .filter(|at| self.writable && at.addr().is_multiple_of(8))?;
+            .at(offset, width)
+            .filter(|at| self.writable && at.addr().is_multiple_of(width))?;
+        if width == 4 {
+            // SAFETY: 4 bytes in range and writable, aligned as just checked.
+            let word = unsafe { AtomicU32::from_ptr(at.cast()) };
+            let after = |found: u32| Some(op.apply(found.into()) as u32);
+            let found = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, after);
+            return found.ok().map(u64::from);
+        }
         // SAFETY: 8 bytes in range and writable, aligned as just checked.
         let word = unsafe { AtomicU64::from_ptr(at.cast()) };
-        Some(match op {
-            AtomicOp::FetchAdd { add } => word.fetch_add(add, Ordering::AcqRel),
-            AtomicOp::CompareSwap { compare, swap } => {
-                match word.compare_exchange(compare, swap, Ordering::AcqRel, Ordering::Acquire) {
-                    Ok(found) | Err(found) => found,
-                }
-            }
-        })
+        let after = |found| Some(op.apply(found));
+        word.fetch_update(Ordering::AcqRel, Ordering::Acquire, after)
+            .ok()
     }
 
     /// Whether the range is mapped now.

@@ -91,6 +91,41 @@ impl AtomicOp {
 }
 
 impl AtomicOp {
+    /// What the operation leaves in memory where it finds `found`. For the width
+    /// [`AtomicWidth::Four`] the low 4 bytes count.
+    #[must_use]
+    pub const fn apply(&self, found: u64) -> u64 {
+        match *self {
+            Self::FetchAdd { add } => found.wrapping_add(add),
+            Self::CompareSwap { compare, swap } => {
+                if found == compare {
+                    swap
+                } else {
+                    found
+                }
+            }
+            Self::MaskedFetchAdd { add, boundary, .. } => {
+                // Without the top bit of each field no carry leaves it; the top bits are then
+                // added without carry.
+                let low = (found & !boundary).wrapping_add(add & !boundary);
+                low ^ ((found ^ add) & boundary)
+            }
+            Self::MaskedCompareSwap {
+                compare,
+                swap,
+                compare_mask,
+                swap_mask,
+                ..
+            } => {
+                if (found ^ compare) & compare_mask == 0 {
+                    found & !swap_mask | swap & swap_mask
+                } else {
+                    found
+                }
+            }
+        }
+    }
+
     /// The opcode modifier: the width of a masked operation.
     pub(super) const fn modifier(&self) -> u8 {
         match self {
@@ -257,4 +292,68 @@ fn narrow(value: u64) -> Result<Be32, WqeError> {
     u32::try_from(value)
         .map(Be32::new)
         .map_err(|_| WqeError::AtomicOperand { value, width: 4 })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Bit by bit, as the device's manual describes it.
+    fn add_by_bits(found: u64, add: u64, boundary: u64) -> u64 {
+        let mut sum = 0;
+        let mut carry = false;
+        for bit in 0..64 {
+            let is_set = |word: u64| word >> bit & 1 != 0;
+            let ones = [carry, is_set(found), is_set(add)];
+            let count = ones.iter().filter(|one| **one).count();
+            sum |= (count as u64 & 1) << bit;
+            carry = count >= 2 && !is_set(boundary);
+        }
+        sum
+    }
+
+    proptest! {
+        #[test]
+        fn fields_are_added_as_by_hand(found: u64, add: u64, boundary: u64, sparse: u64) {
+            for boundary in [boundary, boundary & sparse, 0, u64::MAX, 1 << 63] {
+                let op = AtomicOp::MaskedFetchAdd { width: AtomicWidth::Eight, add, boundary };
+                prop_assert_eq!(op.apply(found), add_by_bits(found, add, boundary));
+            }
+        }
+    }
+
+    #[test]
+    fn only_masked_bits_are_compared_and_swapped() {
+        let op = |compare| AtomicOp::MaskedCompareSwap {
+            width: AtomicWidth::Eight,
+            compare,
+            swap: 0xffff_ffff,
+            compare_mask: 0xff00,
+            swap_mask: 0xf0,
+        };
+        assert_eq!(op(0x1200).apply(0x5612_3456), 0x5612_3456);
+        assert_eq!(op(0x9934_0000).apply(0x5612_3456), 0x5612_3456);
+        assert_eq!(op(0x9999_3499).apply(0x5612_3456), 0x5612_34f6);
+    }
+
+    #[test]
+    fn a_plain_atomic_is_a_masked_one_with_full_masks() {
+        let plain = AtomicOp::CompareSwap {
+            compare: 7,
+            swap: 9,
+        };
+        let masked = AtomicOp::MaskedCompareSwap {
+            width: AtomicWidth::Eight,
+            compare: 7,
+            swap: 9,
+            compare_mask: u64::MAX,
+            swap_mask: u64::MAX,
+        };
+        for found in [0, 7, 9, u64::MAX] {
+            assert_eq!(plain.apply(found), masked.apply(found));
+        }
+        assert_eq!(AtomicOp::FetchAdd { add: 3 }.apply(u64::MAX), 2);
+    }
 }

@@ -88,9 +88,10 @@ fn atomic(out: &mut QueryAtomicCapOut) {
     // Results arrive in host order.
     let fits = cap.set_atomic_req_8b_endianness_mode(1);
     debug_assert!(fits.is_ok());
-    // Compare and swap, fetch and add; operands of 8 bytes.
-    cap.set_atomic_operations(0b11);
-    cap.set_atomic_size_qp(8);
+    // Compare and swap, fetch and add, and the masked ones; bit n of the sizes
+    // stands for 2^n bytes.
+    cap.set_atomic_operations(0b1111);
+    cap.set_atomic_size_qp(1 << 2 | 1 << 3);
 }
 
 #[cfg(test)]

@@ -80,8 +80,7 @@ const fn opcode(op: Op) -> Opcode {
             immediate: Some(_), ..
         } => Opcode::RdmaWriteImm,
         Op::Read { .. } => Opcode::RdmaRead,
-        Op::FetchAdd { .. } => Opcode::AtomicFa,
-        Op::CompareSwap { .. } => Opcode::AtomicCs,
+        Op::Atomic { op, .. } => op.opcode(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Work queue entries: from the send queue into the requester.
 
-use mlx5gda_sys::wqe::{AtomicOp, Opcode, ParsedWqe, Payload, WQEBB_BYTES, WqeError, parse};
+use mlx5gda_sys::wqe::{Opcode, ParsedWqe, Payload, WQEBB_BYTES, WqeError, parse};
 
 use super::memory::{Regions, covered};
 use crate::device::{Qp, Source, State, limits};
@@ -128,13 +128,7 @@ fn translate(
         }),
         (Opcode::Send | Opcode::SendImm, _) => Some(Op::Send { immediate: wqe.imm }),
         (Opcode::RdmaRead, _) => Some(Op::Read { addr, rkey }),
-        (_, Some(AtomicOp::FetchAdd { add })) => Some(Op::FetchAdd { addr, rkey, add }),
-        (_, Some(AtomicOp::CompareSwap { compare, swap })) => Some(Op::CompareSwap {
-            addr,
-            rkey,
-            compare,
-            swap,
-        }),
+        (_, Some(op)) => Some(Op::Atomic { addr, rkey, op }),
         _ => None,
     };
     let longest = 1u64 << qp.qpc.log_msg_max().min(limits::LOG_MESSAGE);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use mlx5gda_sys::prm::Qpc;
+use mlx5gda_sys::prm::{AtomicMode, Qpc};
 use mlx5gda_sys::wqe::DataPtr;
 
 use crate::device::{Mr, Source};
@@ -160,9 +160,15 @@ impl<'a> Reach<'a> {
             .ok_or(Fault::Access)
     }
 
-    /// Executes an atomic.
+    /// Executes an atomic, if the queue pair's mode has it.
     pub(super) fn atomic(&self, rkey: u32, addr: u64, op: AtomicOp) -> Result<u64, Fault> {
-        let (mr, offset) = self.find(rkey, addr, 8, Access::Atomic)?;
+        let plain = matches!(op, AtomicOp::FetchAdd { .. } | AtomicOp::CompareSwap { .. });
+        match AtomicMode::try_from(self.qpc.atomic_mode()) {
+            Ok(AtomicMode::IbSpec | AtomicMode::Only8Bytes) if plain => {}
+            Ok(AtomicMode::UpTo8Bytes) => {}
+            _ => return Err(Fault::Unsupported),
+        }
+        let (mr, offset) = self.find(rkey, addr, u64::from(op.bytes()), Access::Atomic)?;
         mr.region.atomic(offset, op).ok_or(Fault::Access)
     }
 }

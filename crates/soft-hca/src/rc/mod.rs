@@ -15,12 +15,14 @@ mod target;
 #[cfg(test)]
 mod sim;
 
+pub use mlx5gda_sys::wqe::AtomicOp;
+
 pub use answer::{ReadSource, Reply};
 pub use queue::{Op, WorkRequest};
 pub use requester::{Completion, Requester, RequesterConfig};
 pub use responder::{Responder, ResponderConfig};
 pub use segment::TxPacket;
-pub use target::{Access, AtomicOp, Fault, Target};
+pub use target::{Access, Fault, Target};
 
 /// How a work request ended.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]

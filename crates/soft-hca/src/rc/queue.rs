@@ -1,5 +1,7 @@
 //! Work requests and where each stands in the sequence.
 
+use mlx5gda_sys::wqe::AtomicOp;
+
 use crate::psn::Seq;
 
 /// What a work request does.
@@ -28,26 +30,14 @@ pub enum Op {
         /// Remote key.
         rkey: u32,
     },
-    /// Adds to 8 bytes at the peer and returns what they were.
-    FetchAdd {
-        /// Address at the peer, 8-byte aligned.
+    /// Changes 4 or 8 bytes at the peer and returns what they were.
+    Atomic {
+        /// Address at the peer, a multiple of the operand's width.
         addr: u64,
         /// Remote key.
         rkey: u32,
-        /// Addend.
-        add: u64,
-    },
-    /// Replaces 8 bytes at the peer if they equal `compare`; returns what they
-    /// were.
-    CompareSwap {
-        /// Address at the peer, 8-byte aligned.
-        addr: u64,
-        /// Remote key.
-        rkey: u32,
-        /// Value to compare with.
-        compare: u64,
-        /// Value to store.
-        swap: u64,
+        /// What to do.
+        op: AtomicOp,
     },
 }
 
@@ -55,10 +45,7 @@ impl Op {
     /// Whether the responder answers it with data, so that a plain
     /// acknowledgement cannot complete it.
     pub const fn wants_data(&self) -> bool {
-        matches!(
-            self,
-            Self::Read { .. } | Self::FetchAdd { .. } | Self::CompareSwap { .. }
-        )
+        matches!(self, Self::Read { .. } | Self::Atomic { .. })
     }
 }
 
@@ -70,7 +57,7 @@ pub struct WorkRequest<P> {
     pub index: u16,
     /// What to do.
     pub op: Op,
-    /// Bytes of local data (8 for an atomic).
+    /// Bytes of local data (4 or 8 for an atomic).
     pub len: u32,
     /// Whether success is reported.
     pub signalled: bool,
@@ -96,7 +83,7 @@ impl<P> Entry<P> {
     pub(super) fn new(wr: WorkRequest<P>, first: Seq, mtu: u32) -> Self {
         let packets = match wr.op {
             Op::Nop => 0,
-            Op::FetchAdd { .. } | Op::CompareSwap { .. } => 1,
+            Op::Atomic { .. } => 1,
             Op::Send { .. } | Op::Write { .. } | Op::Read { .. } => packets(wr.len, mtu),
         };
         Self {

@@ -3,10 +3,12 @@
 
 use std::collections::VecDeque;
 
+use mlx5gda_sys::wqe::AtomicOp;
+
 use super::answer::{Answers, Reply};
-use super::target::{Access, AtomicOp, Fault, Target};
+use super::target::{Access, Fault, Target};
 use crate::psn::{Psn, Seq};
-use crate::wire::{AckCode, AtomicEth, NakCode, Opcode, Packet, Position, Reth};
+use crate::wire::{AckCode, Headers, NakCode, Opcode, Packet, Position, Reth};
 
 /// Results of atomics that are kept for requests that come again.
 const ATOMIC_HISTORY: usize = 128;
@@ -165,8 +167,8 @@ impl Responder {
             self.write(packet, target)
         } else if let (Opcode::ReadRequest, Some(reth)) = (opcode, headers.reth) {
             self.read(&reth, target)
-        } else if let Some(atomic) = headers.atomic {
-            self.atomic(opcode, &atomic, target)
+        } else if let Some((addr, rkey, op)) = atomic_of(headers) {
+            self.atomic(addr, rkey, op, target)
         } else {
             Err(Fault::Unsupported)
         }
@@ -275,25 +277,16 @@ impl Responder {
 
     fn atomic(
         &mut self,
-        opcode: Opcode,
-        eth: &AtomicEth,
+        addr: u64,
+        rkey: u32,
+        op: AtomicOp,
         target: &mut dyn Target,
     ) -> Result<(), Fault> {
-        if !eth.addr.is_multiple_of(8) {
+        if !addr.is_multiple_of(u64::from(op.bytes())) {
             return Err(Fault::Unsupported);
         }
-        target.check(eth.rkey, eth.addr, 8, Access::Atomic)?;
-        let op = if opcode == Opcode::FetchAdd {
-            AtomicOp::FetchAdd {
-                add: eth.swap_or_add,
-            }
-        } else {
-            AtomicOp::CompareSwap {
-                compare: eth.compare,
-                swap: eth.swap_or_add,
-            }
-        };
-        let original = target.atomic(eth.rkey, eth.addr, op)?;
+        target.check(rkey, addr, op.bytes(), Access::Atomic)?;
+        let original = target.atomic(rkey, addr, op)?;
         self.msn = (self.msn + 1) & 0x00ff_ffff;
         let seq = self.expected;
         self.expected = seq.plus(1);
@@ -343,4 +336,23 @@ impl Responder {
         self.acknowledge(reply.headers.bth.psn, code);
         self.failed = true;
     }
+}
+
+/// Address, remote key and operation of an atomic request.
+fn atomic_of(headers: &Headers) -> Option<(u64, u32, AtomicOp)> {
+    if let Some(masked) = headers.masked {
+        return Some((masked.addr, masked.rkey, masked.op));
+    }
+    let eth = headers.atomic?;
+    let op = if headers.bth.opcode == Opcode::FetchAdd {
+        AtomicOp::FetchAdd {
+            add: eth.swap_or_add,
+        }
+    } else {
+        AtomicOp::CompareSwap {
+            compare: eth.compare,
+            swap: eth.swap_or_add,
+        }
+    };
+    Some((eth.addr, eth.rkey, op))
 }

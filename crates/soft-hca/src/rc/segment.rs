@@ -1,9 +1,11 @@
 //! Cutting work requests into packets.
 
+use mlx5gda_sys::wqe::AtomicOp;
+
 use super::queue::{Entry, Op};
 use super::requester::RequesterConfig;
 use crate::psn::Seq;
-use crate::wire::{AtomicEth, Bth, Headers, Opcode, Position, Reth};
+use crate::wire::{AtomicEth, Bth, Headers, MaskedAtomicEth, Opcode, Position, Reth};
 
 /// Packets of answer that one READ request packet asks for at most. A longer
 /// READ goes out as several requests, so that answers stay within the window.
@@ -101,30 +103,9 @@ impl<P> Entry<P> {
                 len = 0;
                 Opcode::ReadRequest
             }
-            Op::FetchAdd { addr, rkey, add } => {
-                headers.atomic = Some(AtomicEth {
-                    addr,
-                    rkey,
-                    swap_or_add: add,
-                    compare: 0,
-                });
+            Op::Atomic { addr, rkey, op } => {
                 len = 0;
-                Opcode::FetchAdd
-            }
-            Op::CompareSwap {
-                addr,
-                rkey,
-                compare,
-                swap,
-            } => {
-                headers.atomic = Some(AtomicEth {
-                    addr,
-                    rkey,
-                    swap_or_add: swap,
-                    compare,
-                });
-                len = 0;
-                Opcode::CompareSwap
+                atomic(&mut headers, addr, rkey, op)
             }
         };
         Some(TxPacket {
@@ -134,4 +115,27 @@ impl<P> Entry<P> {
             len,
         })
     }
+}
+
+/// Fills in the header of an atomic; the packet's opcode.
+fn atomic(headers: &mut Headers, addr: u64, rkey: u32, op: AtomicOp) -> Opcode {
+    let (swap_or_add, compare, opcode) = match op {
+        AtomicOp::FetchAdd { add } => (add, 0, Opcode::FetchAdd),
+        AtomicOp::CompareSwap { compare, swap } => (swap, compare, Opcode::CompareSwap),
+        AtomicOp::MaskedFetchAdd { .. } | AtomicOp::MaskedCompareSwap { .. } => {
+            headers.masked = Some(MaskedAtomicEth { addr, rkey, op });
+            return if matches!(op, AtomicOp::MaskedFetchAdd { .. }) {
+                Opcode::MaskedFetchAdd
+            } else {
+                Opcode::MaskedCompareSwap
+            };
+        }
+    };
+    headers.atomic = Some(AtomicEth {
+        addr,
+        rkey,
+        swap_or_add,
+        compare,
+    });
+    opcode
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use mlx5gda_sys::wqe::AtomicWidth;
 use proptest::prelude::*;
 
 use super::*;
@@ -68,14 +69,11 @@ impl Target for Peer {
 }
 
 fn apply_atomic(memory: &mut [u8], addr: u64, op: AtomicOp) -> u64 {
-    let place = &mut memory[addr as usize..][..8];
-    let found = u64::from_ne_bytes(place.try_into().unwrap());
-    let new = match op {
-        AtomicOp::FetchAdd { add } => found.wrapping_add(add),
-        AtomicOp::CompareSwap { compare, swap } if compare == found => swap,
-        AtomicOp::CompareSwap { .. } => found,
-    };
-    place.copy_from_slice(&new.to_ne_bytes());
+    let place = &mut memory[addr as usize..][..op.bytes() as usize];
+    let mut found = [0; 8];
+    found[..place.len()].copy_from_slice(place);
+    let found = u64::from_le_bytes(found);
+    place.copy_from_slice(&op.apply(found).to_le_bytes()[..op.bytes() as usize]);
     found
 }
 
@@ -86,6 +84,38 @@ struct Request {
     fill: u8,
     signalled: bool,
     fence: bool,
+}
+
+fn atomic() -> impl Strategy<Value = AtomicOp> {
+    let masked = (any::<bool>(), any::<[u64; 4]>()).prop_map(|(narrow, operands)| {
+        let (width, fits) = if narrow {
+            (AtomicWidth::Four, u64::from(u32::MAX))
+        } else {
+            (AtomicWidth::Eight, u64::MAX)
+        };
+        (width, operands.map(|operand| operand & fits))
+    });
+    prop_oneof![
+        any::<u64>().prop_map(|add| AtomicOp::FetchAdd { add }),
+        any::<u64>().prop_map(|swap| AtomicOp::CompareSwap { compare: 0, swap }),
+        masked
+            .clone()
+            .prop_map(|(width, [add, boundary, ..])| AtomicOp::MaskedFetchAdd {
+                width,
+                add,
+                boundary
+            }),
+        masked.prop_map(
+            |(width, [swap, swap_mask, mask, _])| AtomicOp::MaskedCompareSwap {
+                width,
+                compare: 0,
+                swap,
+                // Sparse, so that it matches now and then.
+                compare_mask: mask & 0x0101,
+                swap_mask,
+            }
+        ),
+    ]
 }
 
 fn request() -> impl Strategy<Value = Request> {
@@ -104,32 +134,18 @@ fn request() -> impl Strategy<Value = Request> {
         addr.clone()
             .prop_map(|addr| (Op::Read { addr, rkey: RKEY }, true)),
         prop::option::of(any::<u32>()).prop_map(|immediate| (Op::Send { immediate }, true)),
-        (addr.clone(), any::<u64>()).prop_map(|(addr, add)| (
-            Op::FetchAdd {
-                addr: addr & !7,
-                rkey: RKEY,
-                add
-            },
-            false
-        )),
-        (addr, any::<u64>()).prop_map(|(addr, swap)| (
-            Op::CompareSwap {
-                addr: addr & !7,
-                rkey: RKEY,
-                compare: 0,
-                swap
-            },
-            false
-        )),
+        (addr, atomic()).prop_map(|(addr, op)| {
+            let addr = addr & !u64::from(op.bytes() - 1);
+            let rkey = RKEY;
+            (Op::Atomic { addr, rkey, op }, false)
+        }),
     ];
     (op, len, any::<(u8, bool)>(), prop::bool::weighted(0.1)).prop_map(
         |((op, sized), len, (fill, signalled), fence)| Request {
-            len: if sized {
-                len
-            } else if op == Op::Nop {
-                0
-            } else {
-                8
+            len: match op {
+                _ if sized => len,
+                Op::Atomic { op, .. } => op.bytes(),
+                _ => 0,
             },
             op,
             fill,
@@ -359,19 +375,9 @@ fn model(requests: &[Request]) -> Outcome {
             Op::Read { addr, .. } => {
                 results.insert(index, memory[addr as usize..][..len].to_vec());
             }
-            Op::FetchAdd { addr, add, .. } => {
-                let found = apply_atomic(&mut memory, addr, AtomicOp::FetchAdd { add });
-                results.insert(index, found.to_ne_bytes().to_vec());
-            }
-            Op::CompareSwap {
-                addr,
-                compare,
-                swap,
-                ..
-            } => {
-                let op = AtomicOp::CompareSwap { compare, swap };
-                let found = apply_atomic(&mut memory, addr, op);
-                results.insert(index, found.to_ne_bytes().to_vec());
+            Op::Atomic { addr, op, .. } => {
+                let found = apply_atomic(&mut memory, addr, op).to_le_bytes();
+                results.insert(index, found[..op.bytes() as usize].to_vec());
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What a responder works on.
 
+use mlx5gda_sys::wqe::AtomicOp;
+
 use crate::wire::{AckCode, NakCode};
 
 /// The right that a request needs.
@@ -40,23 +42,6 @@ impl Fault {
     }
 }
 
-/// An operation on 8 bytes.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub enum AtomicOp {
-    /// Adds.
-    FetchAdd {
-        /// Addend.
-        add: u64,
-    },
-    /// Stores `swap` where `compare` is found.
-    CompareSwap {
-        /// Value to compare with.
-        compare: u64,
-        /// Value to store.
-        swap: u64,
-    },
-}
-
 /// The memory and receive queue behind a responder.
 pub trait Target {
     /// Whether `len` bytes at `addr` may be accessed so.
@@ -71,7 +56,8 @@ pub trait Target {
     /// The reason why not; then nothing was written.
     fn write(&mut self, rkey: u32, addr: u64, data: &[u8]) -> Result<(), Fault>;
 
-    /// Executes an atomic at `addr` and returns the value found.
+    /// Executes an atomic at `addr` and returns the value found; one of 4 bytes
+    /// is in the low half.
     ///
     /// # Errors
     /// The reason why not; then nothing was changed.

@@ -7,11 +7,13 @@
 
 mod header;
 pub mod icrc;
+mod masked;
 mod opcode;
 mod packet;
 
 pub use header::{AckCode, Aeth, AtomicEth, Bth, NakCode, Reth, rnr_timer};
 pub use icrc::Flow;
+pub use masked::MaskedAtomicEth;
 pub use opcode::{Opcode, Position};
 pub use packet::{DecodeError, Headers, MAX_HEADER_BYTES, Packet, decode, encode};
 

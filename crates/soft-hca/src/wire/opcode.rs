@@ -25,7 +25,8 @@ impl Position {
     }
 }
 
-/// BTH opcode of an RC packet (table 38 of the specification, transport 000b).
+/// BTH opcode of an RC packet (table 38 of the specification, transport 000b),
+/// and of the masked atomics, which are in the manufacturers' range.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Opcode {
@@ -71,6 +72,10 @@ pub enum Opcode {
     CompareSwap = 0x13,
     /// Fetch and add.
     FetchAdd = 0x14,
+    /// Masked compare and swap, see [`super::MaskedAtomicEth`].
+    MaskedCompareSwap = 0xd3,
+    /// Masked fetch and add.
+    MaskedFetchAdd = 0xd4,
 }
 
 impl Opcode {
@@ -98,6 +103,8 @@ impl Opcode {
             0x12 => Self::AtomicAcknowledge,
             0x13 => Self::CompareSwap,
             0x14 => Self::FetchAdd,
+            0xd3 => Self::MaskedCompareSwap,
+            0xd4 => Self::MaskedFetchAdd,
             _ => return None,
         })
     }
@@ -131,9 +138,19 @@ impl Opcode {
             && (self as u8) <= Self::ReadResponseOnly as u8
     }
 
-    /// Whether it is an atomic request.
+    /// Whether it is an atomic request, masked or not.
     pub const fn is_atomic(self) -> bool {
+        self.has_atomic() || self.has_masked()
+    }
+
+    /// Whether the header of an atomic follows the BTH.
+    pub const fn has_atomic(self) -> bool {
         matches!(self, Self::CompareSwap | Self::FetchAdd)
+    }
+
+    /// Whether the header of a masked atomic follows the BTH.
+    pub const fn has_masked(self) -> bool {
+        matches!(self, Self::MaskedCompareSwap | Self::MaskedFetchAdd)
     }
 
     /// Where the packet stands in its message.

@@ -1,9 +1,9 @@
 //! Whole datagrams.
 
-use super::{Aeth, AtomicEth, Bth, ICRC_BYTES, Opcode, Reth};
+use super::{Aeth, AtomicEth, Bth, ICRC_BYTES, MaskedAtomicEth, Opcode, Reth};
 
-/// Bytes of the longest header stack: BTH, atomic header.
-pub const MAX_HEADER_BYTES: usize = Bth::BYTES + AtomicEth::BYTES;
+/// Bytes of the longest header stack: BTH, masked atomic header.
+pub const MAX_HEADER_BYTES: usize = Bth::BYTES + MaskedAtomicEth::BYTES;
 
 /// Why a datagram is not an RC packet.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +26,9 @@ pub enum DecodeError {
     /// Reserved AETH syndrome.
     #[error("reserved acknowledgement syndrome")]
     Syndrome,
+    /// Masked atomic whose operands do not fit its width.
+    #[error("operands of a masked atomic that do not fit its width")]
+    Operands,
 }
 
 /// All headers of a packet. Which of the optional ones are present is decided
@@ -40,6 +43,8 @@ pub struct Headers {
     pub aeth: Option<Aeth>,
     /// Atomic operands.
     pub atomic: Option<AtomicEth>,
+    /// Masked atomic.
+    pub masked: Option<MaskedAtomicEth>,
     /// What an atomic found in memory.
     pub atomic_original: Option<u64>,
     /// Immediate data.
@@ -54,6 +59,7 @@ impl Headers {
             reth: None,
             aeth: None,
             atomic: None,
+            masked: None,
             atomic_original: None,
             immediate: None,
         }
@@ -92,7 +98,11 @@ pub fn encode<E>(
     if opcode.has_reth() {
         out.extend_from_slice(&headers.reth.map_or([0; Reth::BYTES], |h| h.to_bytes()));
     }
-    if opcode.is_atomic() {
+    if opcode.has_masked() {
+        let missing = [0; MaskedAtomicEth::BYTES];
+        out.extend_from_slice(&headers.masked.map_or(missing, |h| h.to_bytes()));
+    }
+    if opcode.has_atomic() {
         out.extend_from_slice(
             &headers
                 .atomic
@@ -143,7 +153,11 @@ pub fn decode(datagram: &[u8]) -> Result<Packet<'_>, DecodeError> {
     if opcode.has_reth() {
         headers.reth = Some(Reth::from_bytes(&take(&mut rest, len)?));
     }
-    if opcode.is_atomic() {
+    if opcode.has_masked() {
+        let masked = MaskedAtomicEth::from_bytes(opcode, &take(&mut rest, len)?);
+        headers.masked = Some(masked.ok_or(DecodeError::Operands)?);
+    }
+    if opcode.has_atomic() {
         headers.atomic = Some(AtomicEth::from_bytes(&take(&mut rest, len)?));
     }
     if opcode.has_aeth() {
@@ -192,7 +206,7 @@ mod tests {
                         psn: Psn::new(psn),
                     });
                     headers.reth = opcode.has_reth().then_some(Reth { addr, rkey, len });
-                    headers.atomic = opcode.is_atomic().then_some(AtomicEth {
+                    headers.atomic = opcode.has_atomic().then_some(AtomicEth {
                         addr,
                         rkey,
                         swap_or_add: x,

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use mlx5gda_sys::cqe::{Cqe64, CqeOpcode, Syndrome};
 use mlx5gda_sys::ffi;
 use mlx5gda_sys::prm::{
-    CmdOpcode, CmdStatus, CommandIn, CreateCqIn, CreateQpIn, Init2RtrQpIn, Layout, Mailbox, Mtu,
-    OutHeader, PmState, Qp2ErrIn, Qp2RstIn, Qpc, QueryQpIn, RqType, Rst2InitQpIn, Rtr2RtsQpIn,
-    opt_param,
+    AtomicMode, CmdOpcode, CmdStatus, CommandIn, CreateCqIn, CreateQpIn, Init2RtrQpIn, Layout,
+    Mailbox, Mtu, OutHeader, PmState, Qp2ErrIn, Qp2RstIn, Qpc, QueryQpIn, RqType, Rst2InitQpIn,
+    Rtr2RtsQpIn, opt_param,
 };
 use mlx5gda_sys::table::FnTable;
 use mlx5gda_sys::wqe::{DataPtr, Post, Wqe};
@@ -240,6 +240,20 @@ impl Client {
         out
     }
 
+    /// Runs a command that creates nothing; 0 or the error number.
+    pub(crate) fn general<I: CommandIn>(&self, input: &I, out: &mut [u8]) -> i32 {
+        // SAFETY: as in `create`; a mailbox needs no alignment here.
+        unsafe {
+            (self.table.mlx5dv_devx_general_cmd)(
+                self.context,
+                std::ptr::from_ref(input).cast(),
+                size_of::<I>(),
+                out.as_mut_ptr().cast(),
+                out.len(),
+            )
+        }
+    }
+
     pub(crate) fn destroy(&self, object: *mut ffi::mlx5dv_devx_obj) -> i32 {
         // SAFETY: an unknown pointer is refused.
         unsafe { (self.table.mlx5dv_devx_obj_destroy)(object) }
@@ -371,12 +385,19 @@ impl Client {
 
     pub(crate) fn init2rtr(&self, qp: &Qp, peer: &End) -> Result<(), CmdStatus> {
         let mut input = Init2RtrQpIn::new();
+        self.fill_rtr(&mut input, qp, peer);
+        self.modify(qp.object, input)
+    }
+
+    /// An INIT2RTR command that allows the peer everything.
+    pub(crate) fn fill_rtr(&self, input: &mut Init2RtrQpIn, qp: &Qp, peer: &End) {
         input.set_qpn(qp.number).unwrap();
         input.set_opt_param_mask(opt_param::RWE | opt_param::RRE | opt_param::RAE);
         let qpc = &mut input.qpc;
         qpc.set_rwe(true);
         qpc.set_rre(true);
         qpc.set_rae(true);
+        qpc.set_atomic_mode(AtomicMode::UpTo8Bytes.code()).unwrap();
         qpc.set_mtu(peer.mtu.code()).unwrap();
         qpc.set_log_msg_max(30).unwrap();
         qpc.set_remote_qpn(peer.qpn).unwrap();
@@ -388,7 +409,6 @@ impl Client {
         ads.set_udp_sport(0xc123);
         ads.set_hop_limit(64);
         ads.set_vhca_port_num(1);
-        self.modify(qp.object, input)
     }
 
     pub(crate) fn rtr2rts(&self, qp: &Qp, psn: u32, retries: u32) -> Result<(), CmdStatus> {

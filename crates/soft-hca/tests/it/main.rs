@@ -5,4 +5,5 @@ mod client;
 mod commands;
 mod end_to_end;
 mod events;
+mod masked;
 mod receives;

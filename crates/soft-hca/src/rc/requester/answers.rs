@@ -7,6 +7,14 @@ use crate::psn::Seq;
 use crate::rc::Status;
 use crate::wire::{AckCode, Aeth, NakCode, Opcode, Packet, rnr_timer};
 
+/// What came back.
+enum Answer<'a> {
+    /// Part of a READ's data.
+    Bytes(&'a [u8]),
+    /// What an atomic found, 4 bytes in the low half.
+    Word(u64),
+}
+
 impl<P> Requester<P> {
     /// Takes an answer from the peer. `place` stores `data` at an offset of a
     /// work request's local data, or says that it cannot.
@@ -31,10 +39,12 @@ impl<P> Requester<P> {
                 }
             }
             Opcode::AtomicAcknowledge => {
-                let original = headers.atomic_original.unwrap_or(0).to_ne_bytes();
-                self.on_data(now, seq, &original, place);
+                let original = headers.atomic_original.unwrap_or(0);
+                self.on_data(now, seq, Answer::Word(original), place);
             }
-            opcode if opcode.is_read_response() => self.on_data(now, seq, packet.payload, place),
+            opcode if opcode.is_read_response() => {
+                self.on_data(now, seq, Answer::Bytes(packet.payload), place);
+            }
             _ => {}
         }
     }
@@ -85,7 +95,7 @@ impl<P> Requester<P> {
         &mut self,
         now: Instant,
         seq: Seq,
-        data: &[u8],
+        answer: Answer<'_>,
         place: &mut dyn FnMut(&P, u32, &[u8]) -> bool,
     ) {
         if seq < self.una {
@@ -105,6 +115,19 @@ impl<P> Requester<P> {
         let done = seq.since(entry.first) * u64::from(self.config.mtu);
         let offset = u32::try_from(done).unwrap_or(u32::MAX);
         let expected = entry.wr.len.saturating_sub(offset).min(self.config.mtu);
+        let wide;
+        let narrow;
+        let data = match answer {
+            Answer::Bytes(data) => data,
+            Answer::Word(original) if expected == 4 => {
+                narrow = (original as u32).to_ne_bytes();
+                &narrow[..]
+            }
+            Answer::Word(original) => {
+                wide = original.to_ne_bytes();
+                &wide[..]
+            }
+        };
         if data.len() != expected as usize {
             self.fail_first(Status::BadResponse);
         } else if !place(&entry.wr.payload, offset, data) {
