@@ -1,5 +1,7 @@
 //! Offset allocators under the same loads: an allocation and a free per
-//! iteration. `cargo bench -p benches --bench memheap`.
+//! iteration. `cargo bench -p benches --bench memheap`; takes about three minutes.
+
+use std::time::Duration;
 
 use benches::memheap_loads::{CONTENDERS, Load, SCALING, pin};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -16,6 +18,9 @@ fn loads(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("memheap/{}", load.name));
         group.throughput(Throughput::Elements(2 * PAIRS));
         group.sample_size(20);
+        group.nresamples(10_000);
+        group.warm_up_time(Duration::from_millis(300));
+        group.measurement_time(Duration::from_secs(1));
         for (name, start) in contenders {
             let Some(mut runner) = start(&load) else {
                 continue;

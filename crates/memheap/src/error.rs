@@ -32,8 +32,23 @@ pub enum AllocError {
         align: u64,
         /// Free bytes.
         free: u64,
-        /// Bytes of the largest free block.
+        /// Bytes of the largest free block. Where more blocks are of its size
+        /// class than the search limit, of the largest among so many of them: up
+        /// to a sixteenth less.
         largest: u64,
+    },
+    /// The search ended at its limit. A free block that holds the size at that
+    /// alignment may exist: a higher limit would tell.
+    SearchLimit {
+        /// Asked for, in bytes.
+        size: u64,
+        /// Asked for, in bytes.
+        align: u64,
+        /// Free bytes.
+        free: u64,
+        /// Free blocks that were looked at; see
+        /// [`Heap::set_search_limit`](crate::Heap::set_search_limit).
+        limit: u32,
     },
     /// The process has no memory for the heap's own records.
     NoRecords {
@@ -61,6 +76,15 @@ impl fmt::Display for AllocError {
             } => write!(
                 f,
                 "{size} bytes wanted at alignment {align} fit nowhere: {free} bytes are free, the largest piece has {largest}"
+            ),
+            Self::SearchLimit {
+                size,
+                align,
+                free,
+                limit,
+            } => write!(
+                f,
+                "{size} bytes wanted at alignment {align} fit in none of {limit} free blocks, the limit of the search: {free} bytes are free"
             ),
             Self::NoRecords { records } => {
                 write!(f, "no memory for records beyond the {records} in use")
@@ -121,7 +145,7 @@ pub enum FreeAtError {
     OutOfRange {
         /// The offset that was given, in bytes.
         offset: u64,
-        /// The heap's size in bytes.
+        /// The heap's capacity in bytes.
         limit: u64,
     },
     /// The process has no memory for the index of offsets.

@@ -12,7 +12,7 @@ impl Heap {
     ///
     /// Looks through the list of the highest size class in use.
     pub fn largest_free(&self) -> u64 {
-        self.bytes(self.tiles.largest_free())
+        self.bytes(self.tiles.largest_free(usize::MAX))
     }
 
     /// The heap's figures. As cheap as [`largest_free`](Self::largest_free).

@@ -3,6 +3,7 @@
 use crate::generation::Stamps;
 use crate::index::OffsetIndex;
 use crate::nodes::{NIL, Span};
+use crate::place::{GAVE_UP, NOTHING_FITS};
 use crate::tiles::{NODES_PER_CARVE, Tiles};
 use crate::{AllocError, Block, FreeAtError, FreeError, GranuleError};
 
@@ -13,8 +14,7 @@ fn finest_shift(size: u64) -> u32 {
 
 /// An allocator of offsets in `0..size`.
 ///
-/// [`alloc`](Self::alloc) and [`free`](Self::free) take constant time; see
-/// there for the one exception. Blocks are rounded up to the granule, and every
+/// [`alloc`](Self::alloc) and [`free`](Self::free) take constant time. Blocks are rounded up to the granule, and every
 /// offset is a multiple of it. A heap has at most 2^32 - 1 granules.
 pub struct Heap {
     pub(crate) tiles: Tiles,
@@ -122,13 +122,28 @@ impl Heap {
         u64::from(units) << self.shift
     }
 
+    /// The number of free blocks that [`alloc`](Self::alloc) looks at before it
+    /// gives up, in a heap that was not told otherwise: a few microseconds' worth.
+    pub const SEARCH_LIMIT: u32 = 1024;
+
+    /// Sets the number of free blocks that [`alloc`](Self::alloc) looks at when no
+    /// list has only blocks that fit. It bounds the time that an allocation takes.
+    ///
+    /// With `u32::MAX` an allocation fails only when no free block holds it, and
+    /// may take time linear in their number. With 0 it finds only what is certain
+    /// to fit: a free block one sixteenth larger than the request, or larger by
+    /// the alignment where that is coarser than the granule.
+    pub fn set_search_limit(&mut self, blocks: u32) {
+        self.tiles.search_limit = blocks;
+    }
+
     /// Allocates `size` bytes at a multiple of `align`.
     ///
-    /// Takes constant time while some list of free blocks has only blocks that
-    /// fit. When there is none (the heap is nearly full or in small pieces, or the
+    /// Takes constant time. Usually some list of free blocks has only blocks that
+    /// fit. When none has (the heap is nearly full or in small pieces, or the
     /// alignment is larger than most of them), it looks through the blocks that may
-    /// fit, largest first, so that it fails only when none does: a refusal can take
-    /// time linear in the free blocks.
+    /// fit, largest first, and gives up at the
+    /// [search limit](Self::set_search_limit).
     ///
     /// # Errors
     /// See [`AllocError`]; the heap is as it was.
@@ -137,25 +152,26 @@ impl Heap {
         let units = (size >> self.shift) + u64::from(size & (self.granule() - 1) != 0);
         let (node, offset) = self.place(units, align);
         if node == NIL {
-            return Err(self.why_not(size, align));
+            return Err(self.why_not(size, align, offset == GAVE_UP));
         }
         let stamp = self.stamps.last();
         Ok(Block::new(offset, units as u32, stamp, node))
     }
 
-    /// A new live block's node and first granule; [`NIL`] when there is none.
+    /// A new live block's node and first granule; [`NIL`] and [`GAVE_UP`] or
+    /// another number when there is none.
     fn place(&mut self, units: u64, align: u64) -> (u32, u32) {
         // The first condition holds for zero too.
         if units.wrapping_sub(1) >= u64::from(self.free)
             || !align.is_power_of_two()
             || align > self.size
         {
-            return (NIL, 0);
+            return (NIL, NOTHING_FITS);
         }
         if (self.tiles.nodes.spares() < NODES_PER_CARVE || self.index.is_some())
             && !self.make_room()
         {
-            return (NIL, 0);
+            return (NIL, NOTHING_FITS);
         }
         let units = units as u32;
         // Fits, since the heap's size in granules does.
@@ -176,7 +192,7 @@ impl Heap {
 
     /// The error for a request that found nothing.
     #[cold]
-    fn why_not(&self, size: u64, align: u64) -> AllocError {
+    fn why_not(&self, size: u64, align: u64, gave_up: bool) -> AllocError {
         let free = self.bytes(self.free);
         if size == 0 {
             AllocError::ZeroSize
@@ -196,12 +212,20 @@ impl Heap {
             AllocError::NoRecords {
                 records: self.tiles.nodes.blocks(),
             }
+        } else if gave_up {
+            AllocError::SearchLimit {
+                size,
+                align,
+                free,
+                limit: self.tiles.search_limit,
+            }
         } else {
+            let limit = self.tiles.search_limit as usize;
             AllocError::Fragmented {
                 size,
                 align,
                 free,
-                largest: self.largest_free(),
+                largest: self.bytes(self.tiles.largest_free(limit.max(1))),
             }
         }
     }

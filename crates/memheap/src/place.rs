@@ -4,6 +4,11 @@ use crate::classes::{Class, class_holding, class_of};
 use crate::nodes::{NIL, Span};
 use crate::tiles::Tiles;
 
+/// In place of an offset: no free block holds the request.
+pub(crate) const NOTHING_FITS: u32 = 0;
+/// In place of an offset: the search ended at its limit.
+pub(crate) const GAVE_UP: u32 = 1;
+
 /// The largest size that was ever asked for, and its class.
 ///
 /// A smaller request that finds nothing smaller than such a hole takes a hole
@@ -21,8 +26,8 @@ impl Large {
 
 impl Tiles {
     /// Makes `units` granules at a multiple of `align` granules, which is a power
-    /// of two, a live block. Returns its node and first granule, or [`NIL`] where
-    /// none fits.
+    /// of two, a live block. Returns its node and first granule, or [`NIL`] and
+    /// [`NOTHING_FITS`] or [`GAVE_UP`].
     #[inline(always)]
     pub(crate) fn place(&mut self, units: u32, align: u32, stamp: u64) -> (u32, u32) {
         let Some(mut class) = self.classes.first_from(class_holding(units)) else {
@@ -78,22 +83,33 @@ impl Tiles {
         }
     }
 
-    /// As [`Self::place`], looking through every block that may fit, large ones first:
-    /// those are few, and the likeliest to fit a large alignment.
+    /// As [`Self::place`], looking through blocks that may fit, large ones first:
+    /// those are few, and the likeliest to fit a large alignment. Gives up after
+    /// [`Self::search_limit`] of them.
     #[cold]
     fn place_anywhere(&mut self, units: u32, align: u32, stamp: u64) -> (u32, u32) {
         let lowest = class_of(units);
+        let mut left = self.search_limit;
         let mut next = self.classes.last();
         while let Some(class) = next.filter(|class| *class >= lowest) {
-            let front = |node| Some((node, self.front(node, units, align)?));
-            let found = self.list(class).find_map(front);
+            let mut found = None;
+            for node in self.list(class) {
+                if left == 0 {
+                    return (NIL, GAVE_UP);
+                }
+                left -= 1;
+                found = self.front(node, units, align).map(|front| (node, front));
+                if found.is_some() {
+                    break;
+                }
+            }
             match found {
                 Some((node, 0)) => return self.carve(node, class, units, stamp),
                 Some((node, front)) => return self.carve_above(node, front, units, stamp),
                 None => next = self.classes.last_below(class),
             }
         }
-        (NIL, 0)
+        (NIL, NOTHING_FITS)
     }
 
     /// Granules between the start of a free block and the first multiple of
@@ -113,11 +129,12 @@ impl Tiles {
         })
     }
 
-    /// Granules of the largest free block.
-    pub(crate) fn largest_free(&self) -> u32 {
+    /// Granules of the largest free block, if no more than `limit` blocks are of
+    /// its class; else of the largest among so many of these.
+    pub(crate) fn largest_free(&self, limit: usize) -> u32 {
         let largest = self.classes.last().and_then(|class| {
             let sizes = self.list(class).map(|node| self.nodes.span(node).size);
-            sizes.max()
+            sizes.take(limit).max()
         });
         largest.unwrap_or(0)
     }

@@ -24,8 +24,8 @@ impl Heap {
         Ok(())
     }
 
-    /// Gives up what is free at the end, and the memory of unused records.
-    /// Returns the new size in bytes: the end of the highest live block.
+    /// Gives up what is free at the end, and the memory of unused records as far
+    /// as it lies behind the last record in use. Returns the new size in bytes: the end of the highest live block.
     ///
     /// Takes time in proportion to the number of records.
     pub fn shrink_to_fit(&mut self) -> u64 {

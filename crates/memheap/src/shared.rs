@@ -87,6 +87,21 @@ impl SharedHeap {
         self.with(Heap::shrink_to_fit)
     }
 
+    /// See [`Heap::capacity`].
+    pub fn capacity(&self) -> u64 {
+        self.with(|heap| heap.capacity())
+    }
+
+    /// See [`Heap::granule`].
+    pub fn granule(&self) -> u64 {
+        self.with(|heap| heap.granule())
+    }
+
+    /// See [`Heap::set_search_limit`].
+    pub fn set_search_limit(&self, blocks: u32) {
+        self.with(|heap| heap.set_search_limit(blocks));
+    }
+
     /// See [`Heap::largest_free`].
     pub fn largest_free(&self) -> u64 {
         self.with(|heap| heap.largest_free())
@@ -102,6 +117,13 @@ impl SharedHeap {
     #[inline]
     pub fn with<R>(&self, action: impl FnOnce(&mut Heap) -> R) -> R {
         self.heap.with(action)
+    }
+}
+
+/// As a [`Heap`] draws itself.
+impl fmt::Display for SharedHeap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.with(|heap| fmt::Display::fmt(heap, f))
     }
 }
 

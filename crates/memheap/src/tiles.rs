@@ -18,6 +18,8 @@ pub(crate) struct Tiles {
     pub(crate) nodes: Nodes,
     pub(crate) classes: Classes,
     pub(crate) large: Large,
+    /// Blocks that an allocation looks at where no class is certain to hold it.
+    pub(crate) search_limit: u32,
 }
 
 impl Tiles {
@@ -26,6 +28,7 @@ impl Tiles {
             nodes: Nodes::new(),
             classes: Classes::new(),
             large: Large::NONE,
+            search_limit: crate::Heap::SEARCH_LIMIT,
         }
     }
 

@@ -1,3 +1,4 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
 //! Errors, sizes, pictures: what a caller sees.
 
 use memheap::{AllocError, FreeAtError, GranuleError, GrowError, Heap};
@@ -31,6 +32,58 @@ fn too_much_and_fragmented_are_told_apart() {
         "101 bytes wanted at alignment 1 fit nowhere: 500 bytes are free, the largest piece has 100"
     );
     assert!((heap.stats().fragmentation - 0.8).abs() < 1e-12);
+}
+
+/// 3,000 free blocks of 1,000 bytes, which are of one size class with blocks of
+/// 1,020, and one of those.
+fn many_nearly_large_enough() -> Heap {
+    let mut heap = Heap::new(3_100_000);
+    let sizes = [1_020].into_iter().chain([1_000; 3_000]);
+    let pairs = sizes.map(|size| (heap.alloc(size, 1).unwrap(), heap.alloc(1, 1).unwrap()));
+    let pairs: Vec<_> = pairs.collect();
+    let rest = heap.largest_free();
+    let _rest = heap.alloc(rest, 1).unwrap();
+    for (block, _fence) in pairs {
+        heap.free(block).unwrap();
+    }
+    heap
+}
+
+#[test]
+fn a_search_ends_at_its_limit_and_says_so() {
+    let mut heap = many_nearly_large_enough();
+    let free = heap.stats().free;
+    let (size, align) = (1_010, 1);
+    let gave_up = |limit| AllocError::SearchLimit {
+        size,
+        align,
+        free,
+        limit,
+    };
+    for limit in [0, 1, Heap::SEARCH_LIMIT, 3_000] {
+        heap.set_search_limit(limit);
+        assert_eq!(heap.alloc(size, align), Err(gave_up(limit)));
+    }
+    assert_eq!(
+        gave_up(0).to_string(),
+        "1010 bytes wanted at alignment 1 fit in none of 0 free blocks, the limit of the search: 3001020 bytes are free"
+    );
+    assert_eq!(heap.largest_free(), 1_020);
+    heap.set_search_limit(3_001);
+    let block = heap.alloc(size, align).unwrap();
+    assert_eq!(block.size(), size);
+}
+
+#[test]
+fn what_is_certain_to_fit_is_found_without_a_search() {
+    let mut heap = many_nearly_large_enough();
+    heap.set_search_limit(0);
+    assert!(heap.alloc(900, 1).is_ok());
+    // The figure in the error comes from a bounded look as well.
+    let AllocError::Fragmented { largest, .. } = heap.alloc(2_000, 1).unwrap_err() else {
+        panic!("another error");
+    };
+    assert_eq!(largest, 1_000);
 }
 
 #[test]

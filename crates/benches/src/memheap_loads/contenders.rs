@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::load::{Load, Request};
+use super::load::{self, Load, Request};
 use super::run::Contender;
 
 /// The unit of `offset-allocator` and of others that know no alignment: with
@@ -47,6 +47,44 @@ impl Contender for memheap::SharedHeap {
     #[inline]
     fn free(&mut self, block: memheap::Block) {
         drop(memheap::SharedHeap::free(self, block));
+    }
+}
+
+/// Blocks of one size: what an allocator touches at least, a record of the block
+/// and the end of a stack. How it slows down as blocks grow in number is what the
+/// caches do to anybody.
+pub struct FixedSizePool {
+    records: Vec<[u64; 3]>,
+    unused: Vec<u32>,
+}
+
+impl Contender for FixedSizePool {
+    type Handle = u32;
+
+    fn build(load: &Load) -> Option<Self> {
+        let slots = u32::try_from(load.slots).ok()?;
+        Some(Self {
+            records: vec![[0; 3]; load.slots],
+            unused: (0..slots).rev().collect(),
+        })
+    }
+
+    #[inline]
+    fn alloc(&mut self, request: Request) -> Option<(u32, u64)> {
+        let block = self.unused.pop()?;
+        let offset = u64::from(block) * load::LARGEST;
+        self.records[block as usize] = [offset, request.size, 1];
+        Some((block, offset))
+    }
+
+    #[inline]
+    fn free(&mut self, block: u32) {
+        // As a heap does, look before believing the handle.
+        let record = &mut self.records[block as usize];
+        if record[2] == 1 {
+            record[2] = 0;
+            self.unused.push(block);
+        }
     }
 }
 

@@ -64,6 +64,8 @@ pub struct Load {
 }
 
 const PAGE: u64 = 4096;
+/// Bytes of the largest request.
+pub(super) const LARGEST: u64 = 1 << 20;
 /// A doorbell record has a cache line of its own.
 const RECORD: Request = Request {
     size: 64,

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use best_fit::BestFit;
-pub use contenders::{Locked, RangeAlloc};
+pub use contenders::{FixedSizePool, Locked, RangeAlloc};
 pub use in_band::InBand;
 pub use linear::LinearScan;
 pub use load::{Churn, Load, Random, Request};
@@ -74,10 +74,11 @@ pub const CONTENDERS: [Named; 9] = [
 ];
 
 /// Those whose cost is followed to a million live blocks.
-pub const SCALING: [Named; 3] = [
+pub const SCALING: [Named; 4] = [
     ("memheap", runner::<memheap::Heap>),
     ("offset-allocator", runner::<OffsetAllocator>),
     ("btree best fit", runner::<BestFit>),
+    ("fixed-size pool", runner::<FixedSizePool>),
 ];
 
 /// Measures everything, on one core where threads do not need two. `progress`

@@ -276,8 +276,24 @@ impl Pair {
             }) => {
                 assert_eq!((s, a, f), (size, align, free));
                 assert!(size <= free);
-                assert_eq!(largest, self.heap.largest_free());
+                let exact = self.heap.largest_free();
+                if self.model.gaps().len() <= Heap::SEARCH_LIMIT as usize {
+                    assert_eq!(largest, exact);
+                }
+                assert!(largest <= exact && exact - largest <= exact / 16);
                 assert!(!self.model.fits(size, align), "{size} at {align} does fit");
+            }
+            Err(AllocError::SearchLimit {
+                size: s,
+                align: a,
+                free: f,
+                limit,
+            }) => {
+                assert_eq!((s, a, f, limit), (size, align, free, Heap::SEARCH_LIMIT));
+                let gaps = self.model.gaps();
+                // Only those that may fit were looked at.
+                let may_fit = gaps.iter().filter(|(s, e)| (e - s) + (e - s) / 16 >= size);
+                assert!(may_fit.count() > limit as usize);
             }
             Err(other) => panic!("{other}"),
         }
