@@ -8,10 +8,12 @@
 mod c_client;
 mod cargo;
 mod codegen;
+mod deadline;
 mod demo;
 mod fuzz;
 mod memheap_compare;
 mod msrv;
+mod pcap_check;
 mod prm_check;
 mod soft_hca_libs;
 mod supervised;
@@ -45,6 +47,8 @@ enum Verb {
     MemheapCompare(memheap_compare::Args),
     /// Leave the software NIC in a directory, as `libibverbs.so.1` and `libmlx5.so.1`.
     SoftHcaLibs(soft_hca_libs::Args),
+    /// Capture what the software NIC sends and compare how Wireshark's dissector reads it.
+    PcapCheck(pcap_check::Args),
     /// Compare the layouts of `mlx5gda-sys` with the C headers of others.
     PrmCheck(prm_check::Args),
     /// Replace this process by another that dies with its parent.
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
         }
         Verb::MemheapCompare(args) => memheap_compare::run(&args).map(|()| true),
         Verb::SoftHcaLibs(args) => soft_hca_libs::run(&args).map(|()| true),
+        Verb::PcapCheck(args) => pcap_check::run(&args),
         Verb::PrmCheck(args) => prm_check::run(&args),
         Verb::Supervised(args) => supervised::run(&args).map(|never| match never {}),
     };

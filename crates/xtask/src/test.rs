@@ -2,7 +2,7 @@
 
 use crate::cargo::{cargo, root};
 use crate::codegen::{self, Output};
-use crate::{c_client, fuzz, msrv, prm_check};
+use crate::{c_client, fuzz, msrv, pcap_check, prm_check};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -53,7 +53,7 @@ enum Outcome {
 type Found = (Outcome, Counts);
 type Part = (&'static str, fn() -> Result<Found>);
 
-const PARTS: [Part; 14] = [
+const PARTS: [Part; 15] = [
     ("format", format),
     ("clippy", clippy),
     ("tests", tests),
@@ -67,6 +67,7 @@ const PARTS: [Part; 14] = [
     ("bindings", bindings),
     ("header", header),
     ("prm", prm),
+    ("pcap", pcap),
     ("msrv", minimum_rust),
 ];
 
@@ -244,6 +245,16 @@ fn prm() -> Result<Found> {
         Err(why) => Outcome::Skipped(format!("{why:#}")),
         Ok(sources) if prm_check::check(&sources)? => Outcome::Passed,
         Ok(_) => Outcome::Failed("layouts differ".to_owned()),
+    };
+    Ok((outcome, Counts::default()))
+}
+
+/// The software NIC's packets, as another program reads them.
+fn pcap() -> Result<Found> {
+    let outcome = match pcap_check::missing() {
+        Some(why) => Outcome::Skipped(why),
+        None if pcap_check::run(&pcap_check::Args::default())? => Outcome::Passed,
+        None => Outcome::Failed("packets differ".to_owned()),
     };
     Ok((outcome, Counts::default()))
 }

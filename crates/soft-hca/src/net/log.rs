@@ -18,6 +18,7 @@ pub(super) fn sent(flow: impl FnOnce() -> Flow, datagram: &[u8]) {
     let Flow { src, dst, src_port } = flow();
     let headers = packet.headers;
     let bth = headers.bth;
+    let (rdma, atomic) = (headers.reth, headers.atomic);
     tracing::trace!(
         target: TARGET,
         %src,
@@ -30,13 +31,13 @@ pub(super) fn sent(flow: impl FnOnce() -> Flow, datagram: &[u8]) {
         ack = u8::from(bth.ack_request),
         solicited = u8::from(bth.solicited),
         pad = bth.pad,
-        addr = headers.reth.map(|reth| reth.addr),
-        rkey = headers.reth.map(|reth| reth.rkey),
-        len = headers.reth.map(|reth| reth.len),
+        addr = rdma.map(|reth| reth.addr).or(atomic.map(|eth| eth.addr)),
+        rkey = rdma.map(|reth| reth.rkey).or(atomic.map(|eth| eth.rkey)),
+        len = rdma.map(|reth| reth.len),
         syndrome = headers.aeth.map(|aeth| aeth.code.to_byte()),
         msn = headers.aeth.map(|aeth| aeth.msn),
-        swap = headers.atomic.map(|atomic| atomic.swap_or_add),
-        compare = headers.atomic.map(|atomic| atomic.compare),
+        swap = atomic.map(|eth| eth.swap_or_add),
+        compare = atomic.map(|eth| eth.compare),
         immediate = headers.immediate,
         icrc = u32::from_be_bytes(*icrc),
     );
