@@ -1,7 +1,7 @@
 //! Errors of the library itself; refused commands have [`crate::Reason`].
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::config::ConfigError;
 
@@ -13,10 +13,10 @@ pub enum Error {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The port's address cannot be bound.
-    #[error("cannot bind UDP {address}:4791")]
+    #[error("cannot bind UDP port 4791 of {address}")]
     Bind {
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The system's answer.
         source: io::Error,
     },
@@ -32,9 +32,15 @@ pub enum Error {
     #[error("device on {address} is open with MTU {mtu}")]
     Open {
         /// Its address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// Its MTU in bytes.
         mtu: u32,
+    },
+    /// There is a device on this address, with another link layer or LID.
+    #[error("device on {address} has another link layer or LID")]
+    LinkLayer {
+        /// Its address.
+        address: IpAddr,
     },
     /// The engine could not be started.
     #[error("cannot start the engine of {device}")]

@@ -19,9 +19,12 @@
 //! net      UDP sockets
 //! ```
 //!
-//! Each device has one port with one IPv4 address, on loopback or not; several
-//! ranks on a machine are several addresses. A configuration says which, or the
-//! environment does, see [`Config::from_env`].
+//! Each device has one port with one IPv4 or IPv6 address, on loopback or not;
+//! several ranks on a machine are several addresses. Loopback has 127.0.0.0/8
+//! for that, and of IPv6 only `::1`, unless somebody gives it more: `ip -6 route
+//! add local fd00:4791::/64 dev lo`. A port is RoCE v2 or InfiniBand, see
+//! [`LinkLayer`]. A configuration says all this, or the environment does, see
+//! [`Config::from_env`].
 //!
 //! Who wants to know what is on the wire asks `tracing` for the target
 //! `soft_hca::packets` at level `TRACE`: an event for each datagram sent, in
@@ -43,7 +46,7 @@ pub mod wire;
 
 pub use abi::fn_table;
 pub use cmd::Reason;
-pub use config::{Config, ConfigError, Faults};
+pub use config::{Config, ConfigError, Faults, Lids, LinkLayer, Outage};
 pub use error::Error;
 pub use registry::{set_faults, set_link, stats};
 pub use stats::{DropReason, Live, Stats};

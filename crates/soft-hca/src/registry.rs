@@ -3,12 +3,13 @@
 use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::config::{Config, Faults};
+use crate::config::{Config, ConfigError, Faults, LAST_LID, LinkLayer};
 use crate::device::Device;
 use crate::error::Error;
+use crate::net::{Link, Port};
 use crate::stats::Stats;
 
 /// Every device since the process started; a device is never removed, so that
@@ -32,17 +33,22 @@ fn devices() -> MutexGuard<'static, Vec<Arc<Device>>> {
 /// later; an automatic one is new, or one that was opened and closed before.
 ///
 /// # Errors
-/// [`Error::Bind`], [`Error::NoAddress`], or [`Error::Open`] if a device with
-/// an address given is open with another MTU.
+/// [`Error::Bind`], [`Error::NoAddress`], [`Error::LinkLayer`],
+/// [`ConfigError::NoLid`], or [`Error::Open`] if a device with an address given
+/// is open with another MTU.
 pub(crate) fn install(config: &Config) -> Result<(), Error> {
     let mut devices = devices();
     let mut mine = Vec::new();
     for &address in &config.addresses {
-        let found = devices.iter().find(|device| device.address() == address);
+        let port = port(address, config)?;
+        let found = devices
+            .iter()
+            .find(|device| device.port().address == address);
         let device = match found {
-            Some(device) => Arc::clone(device),
+            Some(device) if *device.port() == port => Arc::clone(device),
+            Some(_) => return Err(Error::LinkLayer { address }),
             None => {
-                let device = Arc::new(Device::new(next_name(&devices), address, config)?);
+                let device = Arc::new(Device::new(next_name(&devices), port, config)?);
                 devices.push(Arc::clone(&device));
                 device
             }
@@ -56,7 +62,12 @@ pub(crate) fn install(config: &Config) -> Result<(), Error> {
         0
     };
     for _ in 0..automatic {
-        let device = match devices.iter().find(|device| device.take_free()) {
+        let fits = |device: &Device| {
+            let fits = port(device.port().address, config);
+            fits.is_ok_and(|port| port == *device.port())
+        };
+        let mut found = devices.iter().filter(|device| fits(device));
+        let device = match found.find(|device| device.take_free()) {
             Some(device) => Arc::clone(device),
             None => {
                 let device = Arc::new(on_any_address(next_name(&devices), config)?);
@@ -76,15 +87,43 @@ fn next_name(devices: &[Arc<Device>]) -> String {
     format!("soft_mlx5_{}", devices.len())
 }
 
+/// The port that an address is to have.
+fn port(address: IpAddr, config: &Config) -> Result<Port, ConfigError> {
+    let link = match config.link_layer {
+        LinkLayer::Ethernet => Link::Ethernet,
+        LinkLayer::InfiniBand => Link::InfiniBand {
+            lid: config
+                .lids
+                .lid(address)
+                .ok_or(ConfigError::NoLid { address })?,
+            lids: Arc::new(config.lids.clone()),
+        },
+    };
+    Ok(Port { address, link })
+}
+
+/// An address that is probably free.
+fn any_address(random: u64, config: &Config) -> Option<IpAddr> {
+    let [a, b, c, ..] = random.to_ne_bytes();
+    match config.link_layer {
+        // Away from 127.0.0.0/16, where people put services of their own, and
+        // from host parts 0 and 255.
+        LinkLayer::Ethernet => Some(Ipv4Addr::new(127, 16 + a % 96, b, 1 + c % 254).into()),
+        LinkLayer::InfiniBand => {
+            let lid = 1 + u16::from_ne_bytes([a, b]) % LAST_LID;
+            config.lids.address(lid)
+        }
+    }
+}
+
 fn on_any_address(name: String, config: &Config) -> Result<Device, Error> {
     let random = RandomState::new();
     let mut last = None;
     for round in 0..TRIES {
-        let [a, b, c, ..] = random.hash_one(round).to_ne_bytes();
-        // Away from 127.0.0.0/16, where people put services of their own, and
-        // from host parts 0 and 255.
-        let address = Ipv4Addr::new(127, 16 + a % 96, b, 1 + c % 254);
-        match Device::new(name.clone(), address, config) {
+        let Some(address) = any_address(random.hash_one(round), config) else {
+            continue;
+        };
+        match Device::new(name.clone(), port(address, config)?, config) {
             Ok(device) => return Ok(device),
             Err(Error::Bind { source, .. }) => last = Some(source),
             Err(other) => return Err(other),

@@ -46,7 +46,7 @@ impl Device {
             Nic::Soft { address } => {
                 let mut config = soft_hca::Config::from_env().map_err(soft_hca::Error::from)?;
                 if let Some(address) = address {
-                    config.addresses = vec![*address];
+                    config.addresses = vec![(*address).into()];
                 }
                 Self::from_table(soft_hca::fn_table(config)?, None, 1)
             }

@@ -11,7 +11,6 @@ use super::errno::{minus_one, set};
 use super::handle;
 use super::memory::ibv_reg_mr_iova2;
 use super::port::{gid_entry, guid};
-use crate::device::GID_TABLE_SIZE;
 
 /// The one partition key: full member of the default partition.
 const PKEY: u16 = 0xffff;
@@ -103,11 +102,12 @@ pub(super) unsafe extern "C" fn _ibv_query_gid_table(
     size: usize,
 ) -> isize {
     let result = handle::context(context).and_then(|(device, _)| {
-        let short = max < GID_TABLE_SIZE as usize;
+        let count = device.port().gid_count();
+        let short = max < count as usize;
         if flags != 0 || entries.is_null() || short || size < size_of::<ffi::ibv_gid_entry>() {
             return Err(Errno::INVAL);
         }
-        for index in 0..GID_TABLE_SIZE {
+        for index in 0..count {
             let entry = gid_entry(&device, index);
             // SAFETY: the caller's array, writable by contract and long enough.
             unsafe {
@@ -115,7 +115,7 @@ pub(super) unsafe extern "C" fn _ibv_query_gid_table(
                 to.cast::<ffi::ibv_gid_entry>().write_unaligned(entry);
             }
         }
-        Ok(GID_TABLE_SIZE as isize)
+        Ok(count as isize)
     });
     result.unwrap_or_else(|error| {
         set(error);

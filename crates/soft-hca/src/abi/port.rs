@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::errno::{minus_one, number, pointer};
 use super::handle::{self, Kind, Owned};
-use crate::device::{Device, GID_TABLE_SIZE, ROCE_V2_GID_INDEX, limits};
+use crate::device::{Device, limits};
 
 /// `IBV_PORT_ACTIVE`'s physical counterpart: link up.
 const PHYS_LINK_UP: u8 = 5;
@@ -21,13 +21,13 @@ const SPEED_EDR: u8 = 32;
 
 fn gid(device: &Device) -> ffi::ibv_gid {
     ffi::ibv_gid {
-        raw: device.address().to_ipv6_mapped().octets(),
+        raw: device.port().gid().octets(),
     }
 }
 
 /// GUID of a device, big-endian.
 pub(super) fn guid(device: &Device) -> u64 {
-    u64::from(device.address().to_bits()).to_be()
+    device.port().guid().to_be()
 }
 
 pub(super) fn device_attr(device: &Device) -> ffi::ibv_device_attr {
@@ -80,6 +80,8 @@ pub(super) fn port_attr(device: &Device, port: u8) -> Result<ffi::ibv_port_attr,
     if port != 1 {
         return Err(Errno::INVAL);
     }
+    let link = device.port();
+    let infiniband = link.is_infiniband();
     let state = device.lock();
     let (mtu, down) = (state.mtu, state.faults.link_is_down());
     drop(state);
@@ -91,15 +93,26 @@ pub(super) fn port_attr(device: &Device, port: u8) -> Result<ffi::ibv_port_attr,
         },
         max_mtu: ffi::IBV_MTU_4096,
         active_mtu: mtu.code(),
-        gid_tbl_len: GID_TABLE_SIZE as c_int,
+        gid_tbl_len: link.gid_count() as c_int,
         max_msg_sz: 1 << limits::LOG_MESSAGE,
         pkey_tbl_len: 1,
         max_vl_num: 1,
         active_width: WIDTH_4X,
         active_speed: SPEED_EDR,
         phys_state: if down { PHYS_DISABLED } else { PHYS_LINK_UP },
-        link_layer: ffi::IBV_LINK_LAYER_ETHERNET as u8,
-        flags: ffi::IB_UVERBS_QPF_GRH_REQUIRED as u8,
+        lid: link.lid(),
+        // The port is its own subnet manager.
+        sm_lid: link.lid(),
+        link_layer: if infiniband {
+            ffi::IBV_LINK_LAYER_INFINIBAND as u8
+        } else {
+            ffi::IBV_LINK_LAYER_ETHERNET as u8
+        },
+        flags: if infiniband {
+            0
+        } else {
+            ffi::IB_UVERBS_QPF_GRH_REQUIRED as u8
+        },
         ..Default::default()
     })
 }
@@ -141,7 +154,8 @@ pub(super) unsafe extern "C" fn ibv_query_gid(
     out: *mut ffi::ibv_gid,
 ) -> c_int {
     minus_one(handle::context(context).and_then(|(device, _)| {
-        if port != 1 || !(0..GID_TABLE_SIZE as c_int).contains(&index) || out.is_null() {
+        let known = 0..device.port().gid_count() as c_int;
+        if port != 1 || !known.contains(&index) || out.is_null() {
             return Err(Errno::INVAL);
         }
         // SAFETY: the caller's pointer, writable by contract.
@@ -152,7 +166,10 @@ pub(super) unsafe extern "C" fn ibv_query_gid(
 
 /// The entry of the GID table with this index.
 pub(super) fn gid_entry(device: &Device, index: u32) -> ffi::ibv_gid_entry {
-    let gid_type = if index == ROCE_V2_GID_INDEX {
+    let port = device.port();
+    let gid_type = if port.is_infiniband() {
+        ffi::IBV_GID_TYPE_IB
+    } else if index == port.gid_index() {
         ffi::IBV_GID_TYPE_ROCE_V2
     } else {
         ffi::IBV_GID_TYPE_ROCE_V1
@@ -184,7 +201,7 @@ pub(super) unsafe extern "C" fn _ibv_query_gid_ex(
         if flags != 0 || port != 1 || out.is_null() || size < size_of::<ffi::ibv_gid_entry>() {
             return Err(Errno::INVAL);
         }
-        if index >= GID_TABLE_SIZE {
+        if index >= device.port().gid_count() {
             // No more entries, as the kernel says it.
             return Err(Errno::NODATA);
         }
@@ -199,9 +216,11 @@ pub(super) unsafe extern "C" fn _ibv_query_gid_ex(
 /// address is zero.
 fn address_vector(attr: &ffi::ibv_ah_attr) -> ffi::mlx5_wqe_av {
     let grh = &attr.grh;
-    // A global header is present; then source GID and flow label.
-    let flags = 1 << 30 | u32::from(grh.sgid_index) << 20 | grh.flow_label & 0x000f_ffff;
+    // Whether there is a global header; then source GID and flow label.
+    let routed = u32::from(attr.is_global != 0);
+    let flags = routed << 30 | u32::from(grh.sgid_index) << 20 | grh.flow_label & 0x000f_ffff;
     ffi::mlx5_wqe_av {
+        rlid: attr.dlid.to_be(),
         stat_rate_sl: attr.static_rate << 4 | attr.sl & 0xf,
         tclass: grh.traffic_class,
         hop_limit: grh.hop_limit,
@@ -232,10 +251,15 @@ pub(super) unsafe extern "C" fn ibv_create_ah(
         }
         // SAFETY: the caller's pointer, readable by contract.
         let attr = unsafe { *attr };
-        if attr.is_global == 0
-            || attr.port_num != 1
-            || u32::from(attr.grh.sgid_index) >= GID_TABLE_SIZE
-        {
+        let port = device.port();
+        let routed = attr.is_global != 0;
+        let known = if port.is_infiniband() {
+            attr.dlid != 0
+        } else {
+            routed
+        };
+        let source = !routed || u32::from(attr.grh.sgid_index) < port.gid_count();
+        if !known || !source || attr.port_num != 1 {
             return Err(Errno::INVAL);
         }
         let value = Owned::new(ffi::ibv_ah {

@@ -5,7 +5,8 @@ use mlx5gda_sys::prm::{
 };
 
 use super::{CmdResult, Reason, output};
-use crate::device::{GID_TABLE_SIZE, State, limits};
+use crate::device::{State, limits};
+use crate::net::Port;
 use crate::wire::UDP_PORT;
 
 impl State {
@@ -17,9 +18,9 @@ impl State {
     ) -> CmdResult {
         let (page, _) = CapType::from_op_mod(op_mod).ok_or(Reason::OpMod)?;
         match page {
-            CapType::General => general(output(out)?),
+            CapType::General => general(output(out)?, &self.port),
             CapType::Roce => {
-                roce(output(out)?);
+                roce(output(out)?, &self.port);
                 Ok(())
             }
             CapType::Atomic => {
@@ -31,17 +32,17 @@ impl State {
     }
 }
 
-fn general(out: &mut QueryHcaCapOut) -> CmdResult {
+fn general(out: &mut QueryHcaCapOut, port: &Port) -> CmdResult {
     let cap = &mut out.capability;
     cap.set_log_max_qp_sz(limits::LOG_QUEUE as u8);
     cap.set_log_max_cq_sz(limits::LOG_CQ as u8);
-    cap.set_gid_table_size(GID_TABLE_SIZE as u16);
+    cap.set_gid_table_size(port.gid_count() as u16);
     cap.set_pkey_table_size(0);
     cap.set_num_ports(1);
     cap.set_native_port_num(1);
     cap.set_num_vhca_ports(1);
     cap.set_max_sgl_for_optimized_performance(1);
-    cap.set_roce(true);
+    cap.set_roce(!port.is_infiniband());
     cap.set_atomic(true);
     cap.set_cq_oi(true);
     cap.set_rc(true);
@@ -51,6 +52,11 @@ fn general(out: &mut QueryHcaCapOut) -> CmdResult {
     cap.set_max_wqe_sz_sq(limits::WQE_BYTES as u16);
     cap.set_max_wqe_sz_rq(limits::WQE_BYTES as u16);
     cap.set_device_frequency_khz(1_000_000);
+    let port_type = if port.is_infiniband() {
+        PortType::InfiniBand
+    } else {
+        PortType::Ethernet
+    };
     let wide = [
         cap.set_log_max_qp(limits::LOG_OBJECTS),
         cap.set_log_max_cq(limits::LOG_OBJECTS),
@@ -61,7 +67,7 @@ fn general(out: &mut QueryHcaCapOut) -> CmdResult {
         cap.set_log_max_ra_req_qp(limits::LOG_READS),
         cap.set_log_max_ra_res_qp(limits::LOG_READS),
         cap.set_local_ca_ack_delay(16),
-        cap.set_port_type(PortType::Ethernet.code()),
+        cap.set_port_type(port_type.code()),
         cap.set_log_max_msg(limits::LOG_MESSAGE),
         cap.set_cqe_version(1),
         cap.set_log_bf_reg_size(9),
@@ -73,14 +79,17 @@ fn general(out: &mut QueryHcaCapOut) -> CmdResult {
     Ok(())
 }
 
-fn roce(out: &mut QueryRoceCapOut) {
+fn roce(out: &mut QueryRoceCapOut, port: &Port) {
+    if port.is_infiniband() {
+        return;
+    }
     let cap = &mut out.capability;
     cap.set_roce_version(1 << 2);
     cap.set_sw_r_roce_src_udp_port(true);
     cap.set_r_roce_dest_udp_port(UDP_PORT);
     cap.set_r_roce_min_src_udp_port(0xc000);
     cap.set_r_roce_max_src_udp_port(0xffff);
-    cap.set_roce_address_table_size(GID_TABLE_SIZE as u16);
+    cap.set_roce_address_table_size(port.gid_count() as u16);
 }
 
 fn atomic(out: &mut QueryAtomicCapOut) {
@@ -101,7 +110,11 @@ mod tests {
     #[test]
     fn every_capability_fits_its_field() {
         let mut out = QueryHcaCapOut::zeroed();
-        general(&mut out).unwrap();
+        let port = Port {
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            link: crate::net::Link::Ethernet,
+        };
+        general(&mut out, &port).unwrap();
         assert_eq!(out.capability.log_max_msg(), limits::LOG_MESSAGE);
         assert_eq!(out.capability.num_ports(), 1);
     }

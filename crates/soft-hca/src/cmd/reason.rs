@@ -94,16 +94,20 @@ reasons! {
     Port = 0x5f_0032, IxErr, "no such port";
     /// The path MTU is unknown or above the port's.
     PathMtu = 0x5f_0033, BadParam, "path MTU unknown or above the port's";
-    /// The source GID index is out of range, or not RoCE v2.
+    /// The source GID index is out of range, or on Ethernet not RoCE v2.
     SourceGid = 0x5f_0034, IxErr, "source GID index out of range or not RoCE v2";
-    /// The remote address is no IPv4-mapped address.
-    RemoteGid = 0x5f_0035, BadParam, "remote address not an IPv4-mapped GID";
+    /// The remote GID is not a unicast address of the family of the port.
+    RemoteGid = 0x5f_0035, BadParam, "remote GID is no address that the port can reach";
     /// The largest message is above the limit.
     MessageSize = 0x5f_0036, BadParam, "maximum message size above the limit";
     /// More reads and atomics in flight than the limit.
     ReadDepth = 0x5f_0037, BadParam, "more outstanding reads than the limit";
     /// Forced loopback is not done.
     Loopback = 0x5f_0038, BadParam, "forced loopback not supported";
+    /// The remote LID is not unicast.
+    RemoteLid = 0x5f_0039, BadParam, "remote LID not unicast";
+    /// The port has one LID, and no path bits.
+    PathBits = 0x5f_003a, BadParam, "source path bits of a port with one LID";
 }
 
 #[cfg(test)]

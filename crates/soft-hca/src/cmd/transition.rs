@@ -8,32 +8,18 @@
 //! | RTR2RTS | RTR | RTS | first PSN, retries, ... |
 //! | RTS2RTS | RTS | RTS | none |
 
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use mlx5gda_sys::prm::{
-    Ads, CmdOpcode, Init2InitQpIn, Init2InitQpOut, Init2RtrQpIn, Init2RtrQpOut, Mtu, PmState,
-    QpState, Qpc, Rst2InitQpIn, Rst2InitQpOut, Rtr2RtsQpIn, Rtr2RtsQpOut, Rts2RtsQpIn,
-    Rts2RtsQpOut, opt_param,
+    CmdOpcode, Init2InitQpIn, Init2InitQpOut, Init2RtrQpIn, Init2RtrQpOut, Mtu, PmState, QpState,
+    Qpc, Rst2InitQpIn, Rst2InitQpOut, Rtr2RtsQpIn, Rtr2RtsQpOut, Rts2RtsQpIn, Rts2RtsQpOut,
+    opt_param,
 };
 
 use super::{CmdResult, Reason, input, output};
-use crate::device::{Path, Qp, ROCE_V2_GID_INDEX, State, limits};
+use crate::device::{Qp, State, limits};
 use crate::psn::Psn;
 use crate::rc::{Requester, RequesterConfig, Responder, ResponderConfig};
-
-/// The GID entry of a path, checked.
-fn remote_address(ads: &Ads) -> CmdResult<Ipv4Addr> {
-    if u32::from(ads.src_addr_index()) != ROCE_V2_GID_INDEX {
-        return Err(Reason::SourceGid);
-    }
-    if ads.fl() {
-        return Err(Reason::Loopback);
-    }
-    Ipv6Addr::from(ads.rgid_rip())
-        .to_ipv4_mapped()
-        .ok_or(Reason::RemoteGid)
-}
 
 fn from(qp: &Qp, state: QpState) -> CmdResult {
     if qp.state == state {
@@ -126,6 +112,7 @@ impl State {
 
     fn init2rtr(&mut self, qpn: u32, qpc: &Qpc, mask: u32) -> CmdResult {
         let port_mtu = self.mtu;
+        let path = self.port.path(&qpc.primary_address_path);
         let qp = self.qps.get_mut(&qpn).ok_or(Reason::NoQp)?;
         from(qp, QpState::Init)?;
         let mtu = Mtu::try_from(qpc.mtu())
@@ -133,7 +120,7 @@ impl State {
             .filter(|mtu| *mtu <= port_mtu)
             .ok_or(Reason::PathMtu)?;
         let ads = &qpc.primary_address_path;
-        let remote = remote_address(ads)?;
+        let path = path?;
         if ads.vhca_port_num() > 1 {
             return Err(Reason::Port);
         }
@@ -152,11 +139,7 @@ impl State {
         take(qp.qpc.set_next_rcv_psn(qpc.next_rcv_psn()));
         qp.qpc.primary_address_path.clone_from(ads);
         qp.qpc.primary_address_path.set_vhca_port_num(1);
-        qp.path = Some(Path {
-            remote,
-            src_port: ads.udp_sport(),
-            traffic_class: (ads.dscp() as u8) << 2 | ads.tclass(),
-        });
+        qp.path = Some(path);
         qp.responder = Some(Responder::new(ResponderConfig {
             dest_qpn: qpc.remote_qpn(),
             mtu: mtu.bytes(),

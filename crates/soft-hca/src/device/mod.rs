@@ -9,18 +9,12 @@ mod qp;
 mod state;
 
 pub(crate) use cq::Cq;
-pub(crate) use faults::FaultState;
+pub(crate) use faults::{Fate, FaultState};
 pub(crate) use listener::{Event, Listener};
 pub(crate) use objects::{ContextId, Mr, ObjectId, Pd, Span, Uar, Umem};
 pub(crate) use open::Device;
-pub(crate) use qp::{Landing, Path, Qp, QpBuffers, RECEIVE, ReceiveQueue, Source};
+pub(crate) use qp::{Landing, Qp, QpBuffers, RECEIVE, ReceiveQueue, Source};
 pub(crate) use state::State;
-
-/// Entries of the GID table: RoCE v1 and RoCE v2 of the one address, in that
-/// order, as a ConnectX has them.
-pub(crate) const GID_TABLE_SIZE: u32 = 2;
-/// Index of the RoCE v2 entry.
-pub(crate) const ROCE_V2_GID_INDEX: u32 = 1;
 
 /// What the device can do, at most.
 pub(crate) mod limits {

@@ -1,6 +1,6 @@
 //! A device and its engine's life.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -10,7 +10,7 @@ use super::{ContextId, State};
 use crate::config::Config;
 use crate::engine;
 use crate::error::Error;
-use crate::net;
+use crate::net::{self, Port};
 use crate::stats::Stats;
 use crate::wire::UDP_PORT;
 
@@ -28,7 +28,7 @@ const FREE: u8 = 2;
 #[derive(Debug)]
 pub(crate) struct Device {
     name: String,
-    address: Ipv4Addr,
+    port: Port,
     state: Mutex<State>,
     /// Threads that want the lock; the engine lets them pass.
     waiting: AtomicU32,
@@ -47,17 +47,18 @@ struct Running {
 }
 
 impl Device {
-    /// A device on `address`, which it occupies.
+    /// A device with this port, whose address it occupies.
     ///
     /// # Errors
     /// [`Error::Bind`] if the address is taken or not of this host.
-    pub(crate) fn new(name: String, address: Ipv4Addr, config: &Config) -> Result<Self, Error> {
-        let socket = net::bind(SocketAddrV4::new(address, UDP_PORT))
+    pub(crate) fn new(name: String, port: Port, config: &Config) -> Result<Self, Error> {
+        let address = port.address;
+        let socket = net::bind(SocketAddr::new(address, UDP_PORT))
             .map_err(|source| Error::Bind { address, source })?;
         Ok(Self {
-            state: Mutex::new(State::new(name.clone(), address, config)),
+            state: Mutex::new(State::new(name.clone(), port.clone(), config)),
             name,
-            address,
+            port,
             waiting: AtomicU32::new(0),
             socket: Arc::new(socket),
             running: Mutex::new(Running::default()),
@@ -74,7 +75,7 @@ impl Device {
         let mut state = self.lock();
         if open && state.mtu != config.mtu {
             return Err(Error::Open {
-                address: self.address,
+                address: self.port.address,
                 mtu: state.mtu.bytes(),
             });
         }
@@ -108,8 +109,8 @@ impl Device {
         &self.name
     }
 
-    pub(crate) const fn address(&self) -> Ipv4Addr {
-        self.address
+    pub(crate) const fn port(&self) -> &Port {
+        &self.port
     }
 
     pub(crate) fn socket(&self) -> &UdpSocket {

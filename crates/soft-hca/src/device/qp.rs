@@ -1,11 +1,10 @@
 //! Queue pairs.
 
-use std::net::Ipv4Addr;
-
 use mlx5gda_sys::prm::{QpState, Qpc};
 use mlx5gda_sys::wqe::DataPtr;
 
 use super::{ContextId, Span};
+use crate::net::Path;
 use crate::rc::{Requester, Responder};
 
 /// Where a work request's local data is.
@@ -15,15 +14,6 @@ pub(crate) enum Source {
     Gather(Box<[DataPtr]>),
     /// Taken from the WQE.
     Inline(Box<[u8]>),
-}
-
-/// The way to the peer.
-#[derive(Copy, Clone, Debug)]
-pub(crate) struct Path {
-    pub(crate) remote: Ipv4Addr,
-    /// UDP source port asked for.
-    pub(crate) src_port: u16,
-    pub(crate) traffic_class: u8,
 }
 
 /// Where a queue pair's queues are.

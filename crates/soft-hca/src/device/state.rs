@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
-use std::net::Ipv4Addr;
+use std::time::Instant;
 
 use mlx5gda_sys::prm::{CmdOpcode, Mtu};
 
 use super::{ContextId, Cq, Event, FaultState, Listener, Mr, Pd, Qp, Uar, Umem};
 use crate::cmd::{CmdResult, Reason};
 use crate::config::Config;
+use crate::net::Port;
 use crate::stats::{Live, Stats};
 
 /// Numbers of objects have 24 bits, and 0 is none.
@@ -18,7 +19,7 @@ const NUMBER_MASK: u32 = 0x00ff_ffff;
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) name: String,
-    pub(crate) address: Ipv4Addr,
+    pub(crate) port: Port,
     pub(crate) mtu: Mtu,
     /// Datagrams to loopback addresses are sent many at a time.
     pub(crate) batching: bool,
@@ -39,14 +40,14 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(name: String, address: Ipv4Addr, config: &Config) -> Self {
+    pub(crate) fn new(name: String, port: Port, config: &Config) -> Self {
         let random = RandomState::new();
         // Numbers start anywhere, so that those of a process that ended are
         // not found again in the one that takes its place.
         let last_number = random.hash_one(0) as u32 & NUMBER_MASK;
         Self {
             name,
-            address,
+            port,
             mtu: config.mtu,
             batching: config.batching,
             pds: HashMap::new(),
@@ -105,15 +106,26 @@ impl State {
 
     /// Takes the link down or up and tells those who have the device open.
     pub(crate) fn set_link(&mut self, up: bool) {
-        if self.faults.set_link(up) {
-            let event = if up {
-                Event::PortActive
-            } else {
-                Event::PortError
-            };
-            for listener in self.listeners.values_mut() {
-                listener.announce(event);
-            }
+        let was_down = self.faults.link_is_down();
+        self.faults.set_link(up);
+        self.announce_link(was_down);
+    }
+
+    /// Lets the faults take their course.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        let was_down = self.faults.link_is_down();
+        self.faults.tick(now);
+        self.announce_link(was_down);
+    }
+
+    fn announce_link(&mut self, was_down: bool) {
+        let event = match (was_down, self.faults.link_is_down()) {
+            (false, true) => Event::PortError,
+            (true, false) => Event::PortActive,
+            _ => return,
+        };
+        for listener in self.listeners.values_mut() {
+            listener.announce(event);
         }
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::device::{Device, State};
-use crate::net::{Senders, batch};
+use crate::net::{DelayLine, Senders, batch};
 use crate::stats::DropReason;
 
 /// Sleeps end at least this often: a bound on how late a doorbell is noticed
@@ -32,7 +32,12 @@ const RECEIVE_BATCH: usize = 16;
 /// Serves `device` until `stop` is set.
 pub(crate) fn run(device: &Device, stop: &AtomicBool) {
     let mut engine = Engine {
-        senders: Senders::new(device.address(), device.socket(), device.lock().batching),
+        senders: Senders::new(
+            device.port().address,
+            device.socket(),
+            device.lock().batching,
+        ),
+        delayed: DelayLine::default(),
         inbox: vec![0; 1 << 16],
         outbox: Vec::with_capacity(1 << 13),
         scanned: Instant::now(),
@@ -76,6 +81,7 @@ fn wait_readable(device: &Device, time: Duration) -> bool {
 /// What the engine has for itself.
 struct Engine<'a> {
     senders: Senders<'a>,
+    delayed: DelayLine,
     inbox: Vec<u8>,
     outbox: Vec<u8>,
     scanned: Instant,
@@ -86,7 +92,8 @@ impl Engine<'_> {
     /// look again at the latest.
     fn turn(&mut self, device: &Device, now: Instant, readable: bool) -> (bool, Option<Instant>) {
         let mut state = device.lock_last();
-        let mut busy = false;
+        state.tick(now);
+        let mut busy = self.release(&mut state, now);
         if readable {
             for _ in 0..RECEIVE_BATCH {
                 let Ok((len, from, segment)) = batch::receive(device.socket(), &mut self.inbox)
@@ -99,8 +106,11 @@ impl Engine<'_> {
                 }
             }
         }
+        let mut deadline = self.delayed.due();
+        if state.faults.is_frozen() {
+            return (busy, deadline);
+        }
         self.scan_doorbells(&mut state, now);
-        let mut deadline: Option<Instant> = None;
         for qpn in std::mem::take(&mut state.hot) {
             busy |= state.fetch(qpn) | state.flush_receives(qpn);
             busy |= self.transmit(&mut state, qpn, now);
@@ -119,7 +129,7 @@ impl Engine<'_> {
         }
         let lost = self.senders.flush();
         state.stats.drop_packets(DropReason::Send, lost);
-        (busy, deadline)
+        (busy, deadline.into_iter().chain(self.delayed.due()).min())
     }
 
     /// Several queue pairs may share a doorbell register and overwrite each

@@ -1,6 +1,6 @@
 //! Datagrams that arrive.
 
-use std::net::SocketAddrV4;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use mlx5gda_sys::prm::QpState;
@@ -10,33 +10,35 @@ use super::receive_queue::ResponderSide;
 use crate::device::{Source, State};
 use crate::stats::DropReason;
 use crate::wire::icrc::{self, Verdict};
-use crate::wire::{Flow, decode};
+use crate::wire::{Flow, Grh, decode};
 
 impl State {
     /// Takes a datagram, or counts why not.
-    pub(super) fn receive(&mut self, now: Instant, from: SocketAddrV4, datagram: &[u8]) {
-        if self.faults.link_is_down() {
+    pub(super) fn receive(&mut self, now: Instant, from: (IpAddr, u16), datagram: &[u8]) {
+        if self.faults.link_is_down() || self.faults.is_frozen() {
             self.stats.drop_packet(DropReason::Injected);
             return;
         }
         self.stats.packets_in += 1;
         if let Err(reason) = self.accept(now, from, datagram) {
             self.stats.drop_packet(reason);
-            tracing::trace!(device = %self.name, %from, ?reason, "datagram dropped");
+            tracing::trace!(device = %self.name, ?from, ?reason, "datagram dropped");
         }
     }
 
     fn accept(
         &mut self,
         now: Instant,
-        from: SocketAddrV4,
+        from: (IpAddr, u16),
         datagram: &[u8],
     ) -> Result<(), DropReason> {
-        let packet = decode(datagram).map_err(|_| DropReason::Malformed)?;
+        let (source, src_port) = from;
+        let (grh, inner) = Grh::split(datagram).ok_or(DropReason::Malformed)?;
+        let packet = decode(inner).map_err(|_| DropReason::Malformed)?;
         let flow = Flow {
-            src: *from.ip(),
-            dst: self.address,
-            src_port: from.port(),
+            src: source,
+            dst: self.port.address,
+            src_port,
         };
         if icrc::open(&flow, datagram) == Verdict::Bad {
             return Err(DropReason::Icrc);
@@ -56,7 +58,10 @@ impl State {
             QpState::Rtr if to_responder => {}
             _ => return Err(DropReason::QpState),
         }
-        if qp.path.is_none_or(|path| path.remote != *from.ip()) {
+        if !qp
+            .path
+            .is_some_and(|path| path.admits(source, grh.as_ref()))
+        {
             return Err(DropReason::WrongSource);
         }
         let pd = qp.pd;

@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use super::Engine;
 use super::memory::{Reach, gather};
-use crate::device::{FaultState, Path, State};
-use crate::net::Senders;
+use crate::device::{Fate, FaultState, State};
+use crate::net::{DelayLine, Path, Senders};
 use crate::rc::Status;
 use crate::stats::{DropReason, Stats};
-use crate::wire::{Headers, encode, icrc};
+use crate::wire::{Grh, Headers, ICRC_BYTES, encode, icrc};
 
 /// Packets that one queue pair sends before the next has its turn.
 const BURST: usize = 32;
@@ -16,7 +16,9 @@ const BURST: usize = 32;
 /// The parts that sending one datagram takes.
 struct Out<'a, 'b> {
     senders: &'a mut Senders<'b>,
+    delayed: &'a mut DelayLine,
     datagram: &'a mut Vec<u8>,
+    now: Instant,
     path: Path,
     stats: &'a mut Stats,
     faults: &'a mut FaultState,
@@ -25,35 +27,71 @@ struct Out<'a, 'b> {
 impl Out<'_, '_> {
     /// Encodes, seals and sends; `false` if the payload could not be had.
     fn send(&mut self, headers: &Headers, len: u32, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
-        let Path {
-            remote,
-            src_port,
-            traffic_class,
-        } = self.path;
         self.datagram.clear();
+        if self.path.grh.is_some() {
+            self.datagram.extend_from_slice(&[0; Grh::BYTES]);
+        }
         let filled = encode(headers, len as usize, self.datagram, |to| {
             fill(to).then_some(()).ok_or(())
         });
         if filled.is_err() {
             return false;
         }
-        let flow = self.senders.flow(remote, src_port, traffic_class);
+        if let Some(grh) = self.path.grh
+            && let Ok(len) = u16::try_from(self.datagram.len() - Grh::BYTES + ICRC_BYTES)
+            && let Some(place) = self.datagram.first_chunk_mut()
+        {
+            *place = grh.to_bytes(len);
+        }
+        let flow = self.senders.flow(&self.path);
         icrc::seal(&flow, self.datagram);
         self.stats.packets_out += 1;
         self.stats.payload_out += u64::from(len);
-        if self.faults.loses() {
-            self.stats.drop_packet(DropReason::Injected);
-        } else {
-            let lost = self
-                .senders
-                .send(remote, src_port, traffic_class, self.datagram);
-            self.stats.drop_packets(DropReason::Send, lost);
-        }
+        self.dispatch();
         true
+    }
+
+    /// Lets the datagram go, now or later, whole or not, once or twice.
+    fn dispatch(&mut self) {
+        let Fate::Sent { flip, hold, again } = self.faults.fate(self.datagram.len()) else {
+            self.stats.drop_packet(DropReason::Injected);
+            return;
+        };
+        if let Some(bit) = flip
+            && let Some(byte) = self.datagram.get_mut(bit / 8)
+        {
+            *byte ^= 1 << (bit % 8);
+        }
+        let later = |hold| self.now.checked_add(hold).unwrap_or(self.now);
+        if let Some(hold) = again {
+            self.delayed.push(later(hold), self.path, self.datagram);
+        }
+        if hold.is_zero() {
+            let lost = self.senders.send(&self.path, self.datagram);
+            self.stats.drop_packets(DropReason::Send, lost);
+        } else {
+            self.delayed.push(later(hold), self.path, self.datagram);
+        }
     }
 }
 
 impl Engine<'_> {
+    /// Sends what has been under way for long enough; whether that was
+    /// anything.
+    pub(super) fn release(&mut self, state: &mut State, now: Instant) -> bool {
+        let mut any = false;
+        while let Some((path, datagram)) = self.delayed.pop(now) {
+            any = true;
+            let lost = self.senders.send(&path, &datagram);
+            state.stats.drop_packets(DropReason::Send, lost);
+        }
+        if any {
+            let lost = self.senders.flush();
+            state.stats.drop_packets(DropReason::Send, lost);
+        }
+        any
+    }
+
     /// Sends what a queue pair has to send, answers first; whether that was
     /// anything.
     pub(super) fn transmit(&mut self, state: &mut State, qpn: u32, now: Instant) -> bool {
@@ -72,7 +110,9 @@ impl Engine<'_> {
         };
         let mut out = Out {
             senders: &mut self.senders,
+            delayed: &mut self.delayed,
             datagram: &mut self.outbox,
+            now,
             path,
             stats,
             faults,

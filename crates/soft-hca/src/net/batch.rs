@@ -5,12 +5,14 @@
 //! same way (`UDP_GRO`, since 5.0). They are then cut up nowhere: a packet costs
 //! a copy and no longer a system call. On a real network they would be cut up
 //! with consecutive IPv4 identifications, which the invariant CRC covers, so
-//! this is for loopback only.
+//! with IPv4 this is for loopback only; IPv6 has none.
 
 use std::io;
 use std::mem::{offset_of, size_of, size_of_val, zeroed};
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+
+use super::name::Name;
 
 /// Room for one control message with an `int` in it, aligned for its header.
 #[repr(C)]
@@ -47,6 +49,29 @@ pub(crate) fn receive_many(socket: &UdpSocket) -> io::Result<()> {
     }
 }
 
+/// Sets the traffic class of IPv6 packets (`IPV6_TCLASS`).
+///
+/// # Errors
+/// The system's.
+pub(super) fn set_traffic_class(socket: &UdpSocket, class: u8) -> io::Result<()> {
+    let class = libc::c_int::from(class);
+    // SAFETY: the option takes an `int`, which `class` is.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_TCLASS,
+            (&raw const class).cast(),
+            size_of_val(&class) as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Sends `bytes` as datagrams of `segment` bytes each, the last one shorter if
 /// it does not divide.
 ///
@@ -54,7 +79,7 @@ pub(crate) fn receive_many(socket: &UdpSocket) -> io::Result<()> {
 /// The system's; none of them was sent then.
 pub(super) fn send(
     socket: &UdpSocket,
-    to: SocketAddrV4,
+    to: SocketAddr,
     bytes: &[u8],
     segment: usize,
 ) -> io::Result<()> {
@@ -62,14 +87,7 @@ pub(super) fn send(
         return socket.send_to(bytes, to).map(|_| ());
     }
     let size = u16::try_from(segment).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let mut address = libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: to.port().to_be(),
-        sin_addr: libc::in_addr {
-            s_addr: u32::from_ne_bytes(to.ip().octets()),
-        },
-        sin_zero: [0; 8],
-    };
+    let (mut name, name_len) = Name::new(to.ip(), to.port());
     let mut control = Control {
         header: libc::cmsghdr {
             cmsg_len: size_of::<libc::cmsghdr>() + size_of_val(&size),
@@ -85,8 +103,8 @@ pub(super) fn send(
     };
     // SAFETY: all bits zero is a valid message header: nothing.
     let mut message: libc::msghdr = unsafe { zeroed() };
-    message.msg_name = (&raw mut address).cast();
-    message.msg_namelen = size_of_val(&address) as libc::socklen_t;
+    message.msg_name = (&raw mut name).cast();
+    message.msg_namelen = name_len;
     message.msg_iov = &raw mut data;
     message.msg_iovlen = 1;
     message.msg_control = (&raw mut control).cast();
@@ -108,16 +126,16 @@ pub(super) fn send(
 pub(crate) fn receive(
     socket: &UdpSocket,
     bytes: &mut [u8],
-) -> io::Result<(usize, SocketAddrV4, usize)> {
+) -> io::Result<(usize, (IpAddr, u16), usize)> {
+    let mut name = Name::default();
     // SAFETY: all bits zero is a valid value of these structs of integers.
-    let (mut address, mut control, mut message): (libc::sockaddr_in, Control, libc::msghdr) =
-        unsafe { (zeroed(), zeroed(), zeroed()) };
+    let (mut control, mut message): (Control, libc::msghdr) = unsafe { (zeroed(), zeroed()) };
     let mut data = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
         iov_len: bytes.len(),
     };
-    message.msg_name = (&raw mut address).cast();
-    message.msg_namelen = size_of_val(&address) as libc::socklen_t;
+    message.msg_name = (&raw mut name).cast();
+    message.msg_namelen = size_of_val(&name) as libc::socklen_t;
     message.msg_iov = &raw mut data;
     message.msg_iovlen = 1;
     message.msg_control = (&raw mut control).cast();
@@ -138,10 +156,7 @@ pub(crate) fn receive(
         .ok()
         .filter(|segment| is_size && *segment > 0)
         .unwrap_or(received.max(1));
-    let from = SocketAddrV4::new(
-        Ipv4Addr::from(address.sin_addr.s_addr.to_ne_bytes()),
-        u16::from_be(address.sin_port),
-    );
+    let from = name.get().ok_or(io::ErrorKind::InvalidData)?;
     Ok((received, from, segment))
 }
 
@@ -151,24 +166,24 @@ mod tests {
 
     #[test]
     fn datagrams_arrive_as_they_were_cut() {
-        let a = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let b = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let std::net::SocketAddr::V4(to) = b.local_addr().unwrap() else {
-            panic!("not IPv4");
-        };
-        receive_many(&b).unwrap();
-        let bytes: Vec<u8> = (0..5000).map(|i| (i / 7) as u8).collect();
-        for segment in [1200, 2500, 5000] {
-            send(&a, to, &bytes, segment).unwrap();
-            let mut got = Vec::new();
-            let mut buffer = vec![0; 1 << 16];
-            while got.len() < bytes.len() {
-                let (len, from, size) = receive(&b, &mut buffer).unwrap();
-                assert_eq!(Some(from.port()), a.local_addr().ok().map(|at| at.port()));
-                assert!(len <= segment || size == segment, "{len} {size}");
-                got.extend_from_slice(&buffer[..len]);
+        for local in ["127.0.0.1:0", "[::1]:0"] {
+            let a = UdpSocket::bind(local).unwrap();
+            let b = UdpSocket::bind(local).unwrap();
+            let to = b.local_addr().unwrap();
+            receive_many(&b).unwrap();
+            let bytes: Vec<u8> = (0..5000).map(|i| (i / 7) as u8).collect();
+            for segment in [1200, 2500, 5000] {
+                send(&a, to, &bytes, segment).unwrap();
+                let mut got = Vec::new();
+                let mut buffer = vec![0; 1 << 16];
+                while got.len() < bytes.len() {
+                    let (len, (ip, port), size) = receive(&b, &mut buffer).unwrap();
+                    assert_eq!(a.local_addr().unwrap(), SocketAddr::new(ip, port));
+                    assert!(len <= segment || size == segment, "{len} {size}");
+                    got.extend_from_slice(&buffer[..len]);
+                }
+                assert_eq!(got, bytes);
             }
-            assert_eq!(got, bytes);
         }
     }
 }

@@ -1,16 +1,23 @@
 //! UDP sockets.
 
 pub(crate) mod batch;
+mod delay;
 mod log;
+mod name;
+mod port;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use rustix::net::sockopt::{
-    Ipv4PathMtuDiscovery, set_ip_mtu_discover, set_ip_tos, set_socket_recv_buffer_size,
-    set_socket_recv_buffer_size_force, set_socket_send_buffer_size,
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ip_tos,
+    set_ipv6_mtu_discover, set_socket_recv_buffer_size, set_socket_recv_buffer_size_force,
+    set_socket_send_buffer_size,
 };
+
+pub(crate) use delay::DelayLine;
+pub(crate) use port::{Link, Path, Port};
 
 use crate::wire::{Flow, UDP_PORT};
 
@@ -20,11 +27,15 @@ const BUFFER_BYTES: usize = 8 << 20;
 const MAX_SENDERS: usize = 64;
 
 /// Binds a non-blocking socket with large buffers. *Do not fragment* makes
-/// Linux send IPv4 identification zero, which the invariant CRC covers.
-pub(crate) fn bind(address: SocketAddrV4) -> io::Result<UdpSocket> {
+/// Linux send IPv4 identification zero, which the invariant CRC covers, and no
+/// IPv6 fragment headers.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind(address)?;
     socket.set_nonblocking(true)?;
-    set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DO)?;
+    match address {
+        SocketAddr::V4(_) => set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DO)?,
+        SocketAddr::V6(_) => set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DO)?,
+    }
     if set_socket_recv_buffer_size_force(&socket, BUFFER_BYTES).is_err() {
         set_socket_recv_buffer_size(&socket, BUFFER_BYTES)?;
     }
@@ -33,6 +44,21 @@ pub(crate) fn bind(address: SocketAddrV4) -> io::Result<UdpSocket> {
         tracing::debug!(%error, "datagrams are received one by one");
     }
     Ok(socket)
+}
+
+fn set_traffic_class(socket: &UdpSocket, address: IpAddr, class: u8) -> io::Result<()> {
+    match address {
+        IpAddr::V4(_) => Ok(set_ip_tos(socket, class)?),
+        IpAddr::V6(_) => batch::set_traffic_class(socket, class),
+    }
+}
+
+/// Whether datagrams to this address may be handed over many at a time.
+const fn batchable(remote: IpAddr) -> bool {
+    match remote {
+        IpAddr::V4(remote) => remote.is_loopback(),
+        IpAddr::V6(_) => true,
+    }
 }
 
 /// A socket for one source port and traffic class.
@@ -45,16 +71,16 @@ struct Sender {
 /// The sending sockets of one port.
 #[derive(Debug)]
 pub(crate) struct Senders<'a> {
-    address: Ipv4Addr,
+    address: IpAddr,
     own: &'a UdpSocket,
     by_port: HashMap<(u16, u8), Sender>,
-    /// Whether datagrams to loopback addresses are sent many at a time.
+    /// Whether datagrams are sent many at a time where that may be.
     batching: bool,
     batch: Batch,
 }
 
 impl<'a> Senders<'a> {
-    pub(crate) fn new(address: Ipv4Addr, own: &'a UdpSocket, batching: bool) -> Self {
+    pub(crate) fn new(address: IpAddr, own: &'a UdpSocket, batching: bool) -> Self {
         Self {
             address,
             own,
@@ -72,11 +98,11 @@ impl<'a> Senders<'a> {
             return (self.own, UDP_PORT);
         }
         if !self.by_port.contains_key(&key) && self.by_port.len() < MAX_SENDERS {
-            let socket = bind(SocketAddrV4::new(self.address, port))
+            let socket = bind(SocketAddr::new(self.address, port))
                 .inspect_err(|error| tracing::debug!(port, %error, "source port not to be had"))
                 .ok();
             if let Some(socket) = &socket
-                && let Err(error) = set_ip_tos(socket, traffic_class)
+                && let Err(error) = set_traffic_class(socket, self.address, traffic_class)
             {
                 tracing::debug!(traffic_class, %error, "traffic class not set");
             }
@@ -92,37 +118,31 @@ impl<'a> Senders<'a> {
         }
     }
 
-    /// What the invariant CRC of a packet to `remote` has to cover.
-    pub(crate) fn flow(&mut self, remote: Ipv4Addr, port: u16, traffic_class: u8) -> Flow {
-        let (_, src_port) = self.socket(port, traffic_class);
+    /// What the invariant CRC of a packet on this path has to cover.
+    pub(crate) fn flow(&mut self, path: &Path) -> Flow {
+        let (_, src_port) = self.socket(path.src_port, path.traffic_class);
         Flow {
             src: self.address,
-            dst: remote,
+            dst: path.remote,
             src_port,
         }
     }
 
     /// Sends a datagram made for [`Senders::flow`], now or with the next
     /// [`Senders::flush`]. Returns datagrams that the system did not take.
-    pub(crate) fn send(
-        &mut self,
-        remote: Ipv4Addr,
-        port: u16,
-        traffic_class: u8,
-        datagram: &[u8],
-    ) -> u64 {
-        log::sent(|| self.flow(remote, port, traffic_class), datagram);
+    pub(crate) fn send(&mut self, path: &Path, datagram: &[u8]) -> u64 {
+        log::sent(|| self.flow(path), datagram);
         let way = Way {
-            remote,
-            port,
-            traffic_class,
+            remote: path.remote,
+            port: path.src_port,
+            traffic_class: path.traffic_class,
         };
         let mut lost = 0;
         if self.batch.is_full(&way, datagram.len()) {
             lost = self.flush();
         }
         self.batch.push(way, datagram);
-        if !self.batching || !remote.is_loopback() {
+        if !self.batching || !batchable(way.remote) {
             lost += self.flush();
         }
         lost
@@ -136,7 +156,7 @@ impl<'a> Senders<'a> {
         };
         let batch = std::mem::take(&mut self.batch);
         let (socket, _) = self.socket(way.port, way.traffic_class);
-        let to = SocketAddrV4::new(way.remote, UDP_PORT);
+        let to = SocketAddr::new(way.remote, UDP_PORT);
         let result = batch::send(socket, to, &batch.bytes, batch.segment);
         let mut lost = 0;
         if let Err(error) = result {
@@ -168,7 +188,7 @@ impl<'a> Senders<'a> {
 /// From where to where.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 struct Way {
-    remote: Ipv4Addr,
+    remote: IpAddr,
     port: u16,
     traffic_class: u8,
 }

@@ -1,70 +1,147 @@
 //! The invariant CRC.
 //!
 //! CRC-32 (the Ethernet polynomial) over eight bytes of ones in place of an
-//! InfiniBand local route header, the IPv4 and UDP headers, and the datagram,
-//! with everything that a router may change set to ones: type of service, time
-//! to live, both checksums, and the BTH's congestion and reserved bits
-//! (annex A17.3.3, section 7.8.1). It is sent least significant byte first.
+//! InfiniBand local route header, the IP and UDP headers, and the datagram,
+//! with everything that a router may change set to ones: of IPv4 the type of
+//! service, time to live and checksum, of IPv6 the traffic class, flow label
+//! and hop limit, the UDP checksum, and the BTH's congestion and reserved bits
+//! (annex A17.3.3, section 7.8.1). Where a global route header leads the
+//! datagram, it is masked as an IPv6 header is. The CRC is sent least
+//! significant byte first.
 //!
 //! A process that uses UDP sockets sees no IP header, so the header is
-//! rebuilt: no options, *do not fragment*, identification zero. That is what
-//! Linux sends on an unconnected UDP socket under path MTU discovery. Other
-//! stacks number their packets; as a CRC is linear, [`open`] solves for the
-//! identification that would make the sum right.
+//! rebuilt. IPv4: no options, *do not fragment*, identification zero. That is
+//! what Linux sends on an unconnected UDP socket under path MTU discovery.
+//! Other stacks number their packets; as a CRC is linear, [`open`] solves for
+//! the identification that would make the sum right. IPv6: no extension
+//! headers.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Bth, ICRC_BYTES, UDP_PORT};
+use super::{Bth, Grh, ICRC_BYTES, UDP_PORT};
 
-/// Bytes of the IPv4 and UDP headers.
-const IP_UDP_BYTES: usize = 28;
 /// Bytes of ones in front.
 const LRH_BYTES: usize = 8;
-/// Everything that is masked or rebuilt: up to the end of the BTH.
-const PREFIX_BYTES: usize = LRH_BYTES + IP_UDP_BYTES + Bth::BYTES;
+/// Bytes of an IPv4 header.
+const IPV4_BYTES: usize = 20;
+/// Bytes of an IPv6 header.
+const IPV6_BYTES: usize = 40;
+/// Bytes of a UDP header.
+const UDP_BYTES: usize = 8;
+/// The most that is masked or rebuilt: up to the end of the BTH.
+const PREFIX_BYTES: usize = LRH_BYTES + IPV6_BYTES + UDP_BYTES + Grh::BYTES + Bth::BYTES;
 /// Where the IPv4 identification ends.
 const IDENT_END: usize = LRH_BYTES + 6;
+/// Protocol number of UDP.
+const UDP: u8 = 17;
 
 /// The addresses and source port of a packet, which its CRC covers.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// Sender.
-    pub src: Ipv4Addr,
-    /// Receiver.
-    pub dst: Ipv4Addr,
+    pub src: IpAddr,
+    /// Receiver, of the same family.
+    pub dst: IpAddr,
     /// UDP source port; the destination port is always [`UDP_PORT`].
     pub src_port: u16,
 }
 
-/// The CRC of `body` (a datagram without its CRC) as a number, or `None` if it
-/// is too short to hold a BTH or too long for IPv4.
-fn compute(flow: &Flow, body: &[u8]) -> Option<u32> {
-    let (bth, rest) = body.split_first_chunk::<{ Bth::BYTES }>()?;
-    let udp_len = u16::try_from(8 + body.len() + ICRC_BYTES).ok()?;
-    let ip_len = udp_len.checked_add(20)?;
-    let mut prefix = [0xff; PREFIX_BYTES];
-    let ip = &mut prefix[LRH_BYTES..];
-    ip[0] = 0x45;
-    ip[2..4].copy_from_slice(&ip_len.to_be_bytes());
-    ip[4..8].copy_from_slice(&[0, 0, 0x40, 0]);
-    ip[9] = 17;
-    ip[12..16].copy_from_slice(&flow.src.octets());
-    ip[16..20].copy_from_slice(&flow.dst.octets());
-    ip[20..22].copy_from_slice(&flow.src_port.to_be_bytes());
-    ip[22..24].copy_from_slice(&UDP_PORT.to_be_bytes());
-    ip[24..26].copy_from_slice(&udp_len.to_be_bytes());
-    ip[IP_UDP_BYTES..].copy_from_slice(bth);
-    ip[IP_UDP_BYTES + 4] = 0xff;
+/// The bytes that a CRC starts with, put together one after the other.
+struct Prefix {
+    bytes: [u8; PREFIX_BYTES],
+    len: usize,
+}
+
+impl Prefix {
+    /// Ones in place of a local route header.
+    const fn new() -> Self {
+        Self {
+            bytes: [0xff; PREFIX_BYTES],
+            len: LRH_BYTES,
+        }
+    }
+
+    /// The next `len` bytes, all ones.
+    fn part(&mut self, len: usize) -> &mut [u8] {
+        let start = self.len;
+        self.len += len;
+        &mut self.bytes[start..self.len]
+    }
+
+    fn ipv4(&mut self, src: Ipv4Addr, dst: Ipv4Addr, udp_len: u16) -> Option<()> {
+        let ip = self.part(IPV4_BYTES);
+        let len = udp_len.checked_add(IPV4_BYTES as u16)?;
+        ip[0] = 0x45;
+        ip[2..4].copy_from_slice(&len.to_be_bytes());
+        ip[4..8].copy_from_slice(&[0, 0, 0x40, 0]);
+        ip[9] = UDP;
+        ip[12..16].copy_from_slice(&src.octets());
+        ip[16..20].copy_from_slice(&dst.octets());
+        Some(())
+    }
+
+    fn ipv6(&mut self, src: Ipv6Addr, dst: Ipv6Addr, udp_len: u16) {
+        let ip = self.part(IPV6_BYTES);
+        ip[0] = 0x6f;
+        ip[4..6].copy_from_slice(&udp_len.to_be_bytes());
+        ip[6] = UDP;
+        ip[8..24].copy_from_slice(&src.octets());
+        ip[24..40].copy_from_slice(&dst.octets());
+    }
+
+    fn udp(&mut self, src_port: u16, udp_len: u16) {
+        let udp = self.part(UDP_BYTES);
+        udp[..2].copy_from_slice(&src_port.to_be_bytes());
+        udp[2..4].copy_from_slice(&UDP_PORT.to_be_bytes());
+        udp[4..6].copy_from_slice(&udp_len.to_be_bytes());
+    }
+
+    /// Traffic class, flow label and hop limit are masked.
+    fn grh(&mut self, header: &[u8; Grh::BYTES]) {
+        let grh = self.part(Grh::BYTES);
+        grh[0] = header[0] | 0x0f;
+        grh[4..7].copy_from_slice(&header[4..7]);
+        grh[8..].copy_from_slice(&header[8..]);
+    }
+
+    fn bth(&mut self, header: &[u8; Bth::BYTES]) {
+        let bth = self.part(Bth::BYTES);
+        bth.copy_from_slice(header);
+        bth[4] = 0xff;
+    }
+}
+
+/// The CRC of `body` (a datagram without its CRC) as a number, and how many
+/// bytes of it lie behind the IPv4 identification. `None` if the body is too
+/// short to hold its headers or too long for IP, or if the addresses are of
+/// different families.
+fn compute(flow: &Flow, body: &[u8]) -> Option<(u32, usize)> {
+    let udp_len = u16::try_from(UDP_BYTES + body.len() + ICRC_BYTES).ok()?;
+    let mut prefix = Prefix::new();
+    match (flow.src, flow.dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => prefix.ipv4(src, dst, udp_len)?,
+        (IpAddr::V6(src), IpAddr::V6(dst)) => prefix.ipv6(src, dst, udp_len),
+        _ => return None,
+    }
+    prefix.udp(flow.src_port, udp_len);
+    let mut rest = body;
+    if Grh::leads(body) {
+        let (grh, behind) = body.split_first_chunk()?;
+        prefix.grh(grh);
+        rest = behind;
+    }
+    let (bth, rest) = rest.split_first_chunk()?;
+    prefix.bth(bth);
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&prefix);
+    hasher.update(&prefix.bytes[..prefix.len]);
     hasher.update(rest);
-    Some(hasher.finalize())
+    Some((hasher.finalize(), prefix.len - IDENT_END + rest.len()))
 }
 
 /// Appends the CRC to `body`, a datagram of at least a BTH. One that is too
 /// short or too long is left as it is.
 pub fn seal(flow: &Flow, body: &mut Vec<u8>) {
-    if let Some(crc) = compute(flow, body) {
+    if let Some((crc, _)) = compute(flow, body) {
         body.extend_from_slice(&crc.to_le_bytes());
     }
 }
@@ -72,28 +149,31 @@ pub fn seal(flow: &Flow, body: &mut Vec<u8>) {
 /// What [`open`] found.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The CRC is right for IPv4 identification zero.
+    /// The CRC is right; for IPv4, with identification zero.
     Good,
-    /// The CRC is right for this identification. Only 16 of its 32 bits are
-    /// left to detect errors with.
+    /// The CRC is right for this IPv4 identification. Only 16 of its 32 bits
+    /// are left to detect errors with.
     GoodWithIdent(u16),
     /// The CRC is wrong, or the datagram is too short to have one.
     Bad,
 }
 
-/// Checks the CRC at the end of `datagram`.
+/// Checks the CRC at the end of `datagram`. What comes over loopback comes from
+/// Linux, whose identification is known.
 pub fn open(flow: &Flow, datagram: &[u8]) -> Verdict {
     let Some((body, sum)) = datagram.split_last_chunk::<ICRC_BYTES>() else {
         return Verdict::Bad;
     };
-    let Some(expected) = compute(flow, body) else {
+    let Some((expected, after)) = compute(flow, body) else {
         return Verdict::Bad;
     };
     let difference = expected ^ u32::from_le_bytes(*sum);
     if difference == 0 {
         return Verdict::Good;
     }
-    let after = PREFIX_BYTES - IDENT_END + body.len() - Bth::BYTES;
+    if flow.src.is_ipv6() || flow.src.is_loopback() {
+        return Verdict::Bad;
+    }
     match ident(difference, after) {
         Some(ident) => Verdict::GoodWithIdent(ident),
         None => Verdict::Bad,
@@ -133,8 +213,8 @@ mod tests {
         0, 0, 0, 0, 0, 0, 0x82, 0xfd, 0x00, 0x2a,
     ];
     const CAPTURED_FLOW: Flow = Flow {
-        src: Ipv4Addr::new(10, 0, 17, 1),
-        dst: Ipv4Addr::new(10, 0, 18, 1),
+        src: IpAddr::V4(Ipv4Addr::new(10, 0, 17, 1)),
+        dst: IpAddr::V4(Ipv4Addr::new(10, 0, 18, 1)),
         src_port: 0,
     };
 
@@ -153,11 +233,88 @@ mod tests {
         datagram.extend_from_slice(b"F0\x81\x8b\xe2\x895\xd9\x0e\x9a\x95PT\x01\xbe\x88^P\0\0");
         datagram.extend_from_slice(&[0x78, 0xf3, 0x53, 0xf3]);
         let flow = Flow {
-            src: Ipv4Addr::new(192, 168, 0, 7),
-            dst: Ipv4Addr::new(192, 168, 0, 7),
+            src: IpAddr::V4(Ipv4Addr::new(192, 168, 0, 7)),
+            dst: IpAddr::V4(Ipv4Addr::new(192, 168, 0, 7)),
             src_port: 49152,
         };
         assert_eq!(open(&flow, &datagram), Verdict::GoodWithIdent(1144));
+    }
+
+    /// A WRITE of four bytes.
+    const WRITE: [u8; 32] = *b"\x0a\x40\xff\xff\0\0\x01\x02\x80\0\0\x07\
+        \x11\x22\x33\x44\x55\x66\x77\x88\0\0\xde\xad\0\0\0\x04abcd";
+
+    #[test]
+    fn over_ipv6_the_masked_header_counts() {
+        // Computed with zlib's crc32 over the bytes that the annex names.
+        let flow = Flow {
+            src: "fd00::1".parse().unwrap(),
+            dst: "fd00::aa".parse().unwrap(),
+            src_port: 0xc123,
+        };
+        let mut datagram = WRITE.to_vec();
+        seal(&flow, &mut datagram);
+        assert_eq!(datagram[32..], 0x49a4_a459u32.to_le_bytes());
+        assert_eq!(open(&flow, &datagram), Verdict::Good);
+        for bit in 0..32 * 8 {
+            let mut wrong = datagram.clone();
+            wrong[bit / 8] ^= 1 << (bit % 8);
+            let masked = bit / 8 == 4;
+            assert_eq!(open(&flow, &wrong) == Verdict::Good, masked, "bit {bit}");
+        }
+        let mixed = Flow {
+            dst: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            ..flow
+        };
+        assert_eq!(open(&mixed, &datagram), Verdict::Bad);
+    }
+
+    #[test]
+    fn a_global_route_header_counts_but_for_what_routers_change() {
+        // Computed likewise.
+        let flow = Flow {
+            src: IpAddr::V4(Ipv4Addr::new(127, 128, 0, 1)),
+            dst: IpAddr::V4(Ipv4Addr::new(127, 128, 0, 2)),
+            src_port: UDP_PORT,
+        };
+        let header = Grh {
+            traffic_class: 9,
+            flow_label: 0x12345,
+            hop_limit: 5,
+            src: "fe80::1".parse().unwrap(),
+            dst: "fe80::2".parse().unwrap(),
+        };
+        let len = (WRITE.len() + ICRC_BYTES) as u16;
+        let mut datagram = header.to_bytes(len).to_vec();
+        datagram.extend_from_slice(&WRITE);
+        seal(&flow, &mut datagram);
+        assert_eq!(datagram[72..], 0xa71d_69e2u32.to_le_bytes());
+        for byte in 0..72 {
+            let mut routed = datagram.clone();
+            routed[byte] ^= 0x01;
+            let masked = matches!(byte, 0..=3 | 7 | 44);
+            assert_eq!(open(&flow, &routed) == Verdict::Good, masked, "{byte}");
+        }
+    }
+
+    #[test]
+    fn over_loopback_the_identification_is_known() {
+        let differs = |wrong: &[u8], flow| open(flow, wrong) == Verdict::Bad;
+        let loopback = Flow {
+            src: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            ..CAPTURED_FLOW
+        };
+        // CRCs are linear: what another identification changes does not depend
+        // on the addresses.
+        let mut zero = CAPTURED[..28].to_vec();
+        seal(&CAPTURED_FLOW, &mut zero);
+        let mut datagram = CAPTURED[..28].to_vec();
+        seal(&loopback, &mut datagram);
+        for at in 28..32 {
+            datagram[at] ^= zero[at] ^ CAPTURED[at];
+        }
+        assert!(differs(&datagram, &loopback));
+        assert!(!differs(&CAPTURED, &CAPTURED_FLOW));
     }
 
     #[test]
@@ -190,7 +347,7 @@ mod tests {
             assert_ne!(open(&CAPTURED_FLOW, &wrong), Verdict::Good, "bit {bit}");
         }
         let elsewhere = Flow {
-            dst: Ipv4Addr::LOCALHOST,
+            dst: IpAddr::V4(Ipv4Addr::LOCALHOST),
             ..CAPTURED_FLOW
         };
         assert_ne!(open(&elsewhere, &body), Verdict::Good);

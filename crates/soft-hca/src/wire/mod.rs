@@ -5,12 +5,14 @@
 //! here is the payload of a UDP datagram to port [`UDP_PORT`]: BTH, extended
 //! headers, payload, padding, invariant CRC.
 
+mod grh;
 mod header;
 pub mod icrc;
 mod masked;
 mod opcode;
 mod packet;
 
+pub use grh::Grh;
 pub use header::{AckCode, Aeth, AtomicEth, Bth, NakCode, Reth, rnr_timer};
 pub use icrc::Flow;
 pub use masked::MaskedAtomicEth;

@@ -39,6 +39,10 @@ pub(crate) struct Client {
     pub(crate) umem: *mut ffi::mlx5dv_devx_umem,
     pub(crate) mr: *mut ffi::ibv_mr,
     pub(crate) gid: [u8; 16],
+    /// 0 on Ethernet.
+    pub(crate) lid: u16,
+    /// On InfiniBand, packets carry a global route header.
+    pub(crate) routed: bool,
     control: Box<[Page]>,
     data: Box<[Page]>,
     used: u64,
@@ -89,7 +93,7 @@ impl Client {
             assert!(!umem.is_null());
             let mr = (table.ibv_reg_mr)(pd, data.as_mut_ptr().cast(), DATA, ACCESS as i32);
             assert!(!mr.is_null());
-            let gid = roce_v2_gid(&table, context);
+            let (gid, lid) = port_address(&table, context);
             Self {
                 table,
                 name,
@@ -101,6 +105,8 @@ impl Client {
                 umem,
                 mr,
                 gid,
+                lid,
+                routed: false,
                 control,
                 data,
                 used: 0,
@@ -404,10 +410,21 @@ impl Client {
         qpc.set_log_rra_max(2).unwrap();
         qpc.set_next_rcv_psn(peer.psn).unwrap();
         let ads = &mut qpc.primary_address_path;
-        ads.set_rgid_rip(peer.gid);
-        ads.set_src_addr_index(1);
-        ads.set_udp_sport(0xc123);
-        ads.set_hop_limit(64);
+        if self.lid == 0 {
+            ads.set_rgid_rip(peer.gid);
+            ads.set_src_addr_index(1);
+            ads.set_udp_sport(0xc123);
+            ads.set_hop_limit(64);
+        } else {
+            ads.set_rlid(peer.lid);
+        }
+        if self.routed {
+            ads.set_grh(true);
+            ads.set_rgid_rip(peer.gid);
+            ads.set_hop_limit(3);
+            ads.set_tclass(0x77);
+            ads.set_flow_label(0x12345).unwrap();
+        }
         ads.set_vhca_port_num(1);
     }
 
@@ -553,6 +570,7 @@ impl Client {
             qpn: qp.number,
             psn,
             gid: self.gid,
+            lid: self.lid,
             mtu,
         }
     }
@@ -581,24 +599,32 @@ fn status<O: Layout>(out: &O) -> CmdStatus {
     CmdStatus::from_code(header.status())
 }
 
-fn roce_v2_gid(table: &FnTable, context: *mut ffi::ibv_context) -> [u8; 16] {
+/// The GID to use, and the LID.
+fn port_address(table: &FnTable, context: *mut ffi::ibv_context) -> ([u8; 16], u16) {
     let mut port = ffi::ibv_port_attr::default();
     let out: *mut ffi::ibv_port_attr = &mut port;
     // SAFETY: the context is open; `out` is writable.
     assert_eq!(unsafe { (table.ibv_query_port)(context, 1, out.cast()) }, 0);
     assert_eq!(port.state, ffi::IBV_PORT_ACTIVE);
+    let infiniband = port.link_layer == ffi::IBV_LINK_LAYER_INFINIBAND as u8;
+    assert_eq!(infiniband, port.lid != 0);
+    let wanted = if infiniband {
+        ffi::IBV_GID_TYPE_IB
+    } else {
+        ffi::IBV_GID_TYPE_ROCE_V2
+    };
     for index in 0..port.gid_tbl_len as u32 {
         let mut entry = ffi::ibv_gid_entry::default();
         let size = size_of::<ffi::ibv_gid_entry>();
         // SAFETY: as above.
         let result = unsafe { (table._ibv_query_gid_ex)(context, 1, index, &mut entry, 0, size) };
         assert_eq!(result, 0);
-        if entry.gid_type == ffi::IBV_GID_TYPE_ROCE_V2 {
+        if entry.gid_type == wanted {
             // SAFETY: any bytes are a GID.
-            return unsafe { entry.gid.raw };
+            return (unsafe { entry.gid.raw }, port.lid);
         }
     }
-    panic!("no RoCE v2 GID");
+    panic!("no GID");
 }
 
 /// What one side tells the other.
@@ -606,6 +632,7 @@ pub(crate) struct End {
     pub(crate) qpn: u32,
     pub(crate) psn: u32,
     pub(crate) gid: [u8; 16],
+    pub(crate) lid: u16,
     pub(crate) mtu: Mtu,
 }
 
@@ -637,8 +664,17 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn new(mtu: Mtu, log: u32, collapsed: bool) -> Self {
-        let mut a = Client::new(Config::default());
-        let mut b = Client::new(Config::default());
+        let [a, b] = [(); 2].map(|()| Client::new(Config::default()));
+        Self::between(a, b, mtu, log, collapsed)
+    }
+
+    pub(crate) fn between(
+        mut a: Client,
+        mut b: Client,
+        mtu: Mtu,
+        log: u32,
+        collapsed: bool,
+    ) -> Self {
         let cq_a = a.cq(log, collapsed);
         let cq_b = b.cq(log, collapsed);
         let qp_a = a.qp(&cq_a, log);

@@ -172,6 +172,7 @@ fn only_legal_transitions_are_made() {
     let cq = client.cq(4, true);
     let mut qp = client.qp(&cq, 4);
     let peer = End {
+        lid: 0,
         qpn: 5,
         psn: 0,
         gid: client.gid,
@@ -213,6 +214,7 @@ fn path_parameters_are_checked() {
     let too_big = client.end(&qp, 0, Mtu::Bytes2048);
     assert_eq!(client.init2rtr(&qp, &too_big), Err(CmdStatus::BadParam));
     let no_ip = End {
+        lid: 0,
         gid: [0xfe; 16],
         ..client.end(&qp, 0, Mtu::Bytes1024)
     };
@@ -318,7 +320,7 @@ fn the_numbered_command_fails_and_nothing_else() {
 fn closing_frees_what_is_left_and_counts_it() {
     // An address of its own: nobody else picks the device when it is closed.
     let mut client = Client::new(Config {
-        addresses: vec![Ipv4Addr::new(127, 8, 9, 10)],
+        addresses: vec![Ipv4Addr::new(127, 8, 9, 10).into()],
         ..Config::default()
     });
     let cq = client.cq(4, true);

@@ -245,7 +245,7 @@ fn loss_is_repaired() {
         let faults = Faults {
             loss: 0.02,
             seed,
-            fail_command: None,
+            ..Faults::default()
         };
         soft_hca::set_faults(&client.name, faults).unwrap();
     }

@@ -5,5 +5,8 @@ mod client;
 mod commands;
 mod end_to_end;
 mod events;
+mod faults;
 mod masked;
+mod namespace;
+mod networks;
 mod receives;
