@@ -15,6 +15,7 @@ mod memheap_compare;
 mod msrv;
 mod pcap_check;
 mod prm_check;
+mod rxe_check;
 mod soft_hca_libs;
 mod supervised;
 mod test;
@@ -51,6 +52,8 @@ enum Verb {
     PcapCheck(pcap_check::Args),
     /// Compare the layouts of `mlx5gda-sys` with the C headers of others.
     PrmCheck(prm_check::Args),
+    /// Exchange every operation with the Linux kernel's Soft-RoCE, in a virtual machine.
+    RxeCheck(rxe_check::Args),
     /// Replace this process by another that dies with its parent.
     #[command(hide = true)]
     Supervised(supervised::Args),
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Verb::SoftHcaLibs(args) => soft_hca_libs::run(&args).map(|()| true),
         Verb::PcapCheck(args) => pcap_check::run(&args),
         Verb::PrmCheck(args) => prm_check::run(&args),
+        Verb::RxeCheck(args) => rxe_check::run(&args),
         Verb::Supervised(args) => supervised::run(&args).map(|never| match never {}),
     };
     match outcome {

@@ -454,6 +454,9 @@ impl Client {
         self.modify(qp.object, input).unwrap();
         qp.posted = 0;
         self.doorbell_record(qp).store(0, Ordering::Release);
+        // SAFETY: in control memory, aligned.
+        unsafe { AtomicU32::from_ptr(self.control(qp.doorbell).cast()) }
+            .store(0, Ordering::Release);
     }
 
     pub(crate) fn error(&self, qp: &Qp) {
