@@ -1,12 +1,9 @@
 //! The store within one process.
 
-use super::state::State;
+use super::state::{State, TICK};
 use super::{Changes, Entry, LeaseId, Rendezvous, Revision, StoreError, Swap, check_sizes};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
-
-/// How often a waiting call looks for leases that have run out.
-const EXPIRY_PERIOD: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 struct Shared {
@@ -15,17 +12,49 @@ struct Shared {
     born: Instant,
 }
 
-/// A store in this process; clones share it.
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tick(&self, state: &mut State) {
+        if state.tick(self.born.elapsed()) {
+            self.changed.notify_all();
+        }
+    }
+}
+
+/// A store in this process; clones share it. It ends with the process.
+///
+/// A thread of its own ends leases that have run out. If there can be none, that is
+/// done when the store is used.
 #[derive(Clone, Debug)]
 pub struct MemStore(Arc<Shared>);
 
 impl Default for MemStore {
     fn default() -> Self {
-        Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             state: Mutex::default(),
             changed: Condvar::new(),
             born: Instant::now(),
-        }))
+        });
+        let watched = Arc::downgrade(&shared);
+        let clock = std::thread::Builder::new()
+            .name("store-clock".into())
+            .spawn(move || look_at_the_clock(&watched));
+        if let Err(error) = clock {
+            tracing::warn!(%error, "leases end only when the store is used");
+        }
+        Self(shared)
+    }
+}
+
+/// Ends soon after the store.
+fn look_at_the_clock(store: &Weak<Shared>) {
+    while let Some(shared) = store.upgrade() {
+        shared.tick(&mut shared.lock());
+        drop(shared);
+        std::thread::sleep(TICK);
     }
 }
 
@@ -37,10 +66,8 @@ impl MemStore {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.expire(self.0.born.elapsed()) {
-            self.0.changed.notify_all();
-        }
+        let mut state = self.0.lock();
+        self.0.tick(&mut state);
         state
     }
 
@@ -93,22 +120,22 @@ impl Rendezvous for MemStore {
             (state, _) = self
                 .0
                 .changed
-                .wait_timeout(state, left.min(EXPIRY_PERIOD))
+                .wait_timeout(state, left.min(TICK))
                 .unwrap_or_else(PoisonError::into_inner);
-            if state.expire(self.0.born.elapsed()) {
-                self.0.changed.notify_all();
-            }
+            self.0.tick(&mut state);
         }
     }
 
     fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        let now = self.0.born.elapsed();
-        Ok(self.lock().grant(ttl, now))
+        Ok(self.lock().grant(ttl))
     }
 
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let now = self.0.born.elapsed();
-        self.lock().keep_alive(lease, now)
+        // Before the clock is looked at: what the client sent in time may have waited.
+        let mut state = self.0.lock();
+        let kept = state.keep_alive(lease);
+        self.0.tick(&mut state);
+        kept
     }
 
     fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {

@@ -8,6 +8,12 @@ use std::time::Duration;
 /// oldest are forgotten.
 const MAX_TOMBSTONES: usize = 4096;
 
+/// How often a store that runs looks at its clock.
+pub(super) const TICK: Duration = Duration::from_millis(50);
+/// A look at the clock that comes later than this after the last one shows that the
+/// store itself did not run.
+const LATE: Duration = Duration::from_millis(150);
+
 #[derive(Debug)]
 struct Record {
     /// `None`: deleted.
@@ -19,12 +25,17 @@ struct Record {
 #[derive(Debug)]
 struct Lease {
     ttl: Duration,
+    /// By the store's own clock.
     ends: Duration,
     keys: BTreeSet<String>,
 }
 
-/// Keys, leases and the revision counter. Times are durations since any fixed
-/// instant, given by the caller.
+/// Keys, leases and the revision counter.
+///
+/// Leases are measured on a clock of the store's own, which stands still while the
+/// store does: a stopped process or a starved machine is no reason to call those
+/// dead who could not be heard. Time is given by the caller in [`State::tick`], as
+/// durations since any fixed instant.
 #[derive(Debug, Default)]
 pub(super) struct State {
     records: BTreeMap<String, Record>,
@@ -32,6 +43,8 @@ pub(super) struct State {
     leases: BTreeMap<LeaseId, Lease>,
     revision: Revision,
     next_lease: u64,
+    last_tick: Duration,
+    clock: Duration,
 }
 
 impl State {
@@ -131,10 +144,10 @@ impl State {
         }
     }
 
-    pub(super) fn grant(&mut self, ttl: Duration, now: Duration) -> LeaseId {
+    pub(super) fn grant(&mut self, ttl: Duration) -> LeaseId {
         self.next_lease += 1;
         let id = LeaseId(self.next_lease);
-        let ends = now.saturating_add(ttl);
+        let ends = self.clock.saturating_add(ttl);
         self.leases.insert(
             id,
             Lease {
@@ -146,12 +159,14 @@ impl State {
         id
     }
 
-    pub(super) fn keep_alive(&mut self, id: LeaseId, now: Duration) -> Result<(), StoreError> {
+    /// Renews a lease that has not been ended, even if it is over: a sign of life
+    /// that was on its way counts.
+    pub(super) fn keep_alive(&mut self, id: LeaseId) -> Result<(), StoreError> {
         let lease = self
             .leases
             .get_mut(&id)
             .ok_or(StoreError::LeaseEnded { lease: id })?;
-        lease.ends = now.saturating_add(lease.ttl);
+        lease.ends = self.clock.saturating_add(lease.ttl);
         Ok(())
     }
 
@@ -166,12 +181,19 @@ impl State {
         true
     }
 
-    /// Ends every lease that is over at `now`. Whether there was one.
-    pub(super) fn expire(&mut self, now: Duration) -> bool {
+    /// Takes in that it is `now` and ends every lease that is over. Whether there
+    /// was one.
+    ///
+    /// Of a time in which the store did not run only one [`TICK`] counts. It is not
+    /// nothing, so that leases end on a machine that is always late, too.
+    pub(super) fn tick(&mut self, now: Duration) -> bool {
+        let passed = now.saturating_sub(self.last_tick);
+        self.last_tick = self.last_tick.max(now);
+        self.clock += if passed > LATE { TICK } else { passed };
         let over: Vec<LeaseId> = self
             .leases
             .iter()
-            .filter(|(_, lease)| lease.ends <= now)
+            .filter(|(_, lease)| lease.ends <= self.clock)
             .map(|(id, _)| *id)
             .collect();
         let any = !over.is_empty();
@@ -208,18 +230,28 @@ mod tests {
         assert!(matches!(state.swap("k", None, b"e"), Swap::Won(_)));
     }
 
+    /// Lets the store run, with its clock looked at in time, until `to`.
+    fn run(state: &mut State, to: Duration) -> bool {
+        let mut any = false;
+        while state.last_tick < to {
+            any |= state.tick((state.last_tick + TICK).min(to));
+        }
+        any
+    }
+
     #[test]
     fn keys_end_with_their_lease_unless_another_life_took_them() {
         let mut state = State::default();
-        let first = state.grant(SECOND, Duration::ZERO);
+        let first = state.grant(SECOND);
         state.put("card/1", b"old", Some(first)).unwrap();
         state.put("card/2", b"kept", Some(first)).unwrap();
-        let second = state.grant(SECOND * 10, SECOND / 2);
+        run(&mut state, SECOND / 2);
+        let second = state.grant(SECOND * 10);
         state.put("card/1", b"new", Some(second)).unwrap();
         let seen = state.changes("card/", Revision(0)).revision;
-        state.keep_alive(first, SECOND / 2).unwrap();
-        assert!(!state.expire(SECOND));
-        assert!(state.expire(SECOND * 2));
+        state.keep_alive(first).unwrap();
+        assert!(!run(&mut state, SECOND));
+        assert!(run(&mut state, SECOND * 2));
         assert_eq!(state.get("card/1").unwrap().value, b"new");
         let changes = state.changes("card/", seen).changes;
         assert_eq!(changes.len(), 1);
@@ -228,7 +260,47 @@ mod tests {
             ("card/2", &None)
         );
         assert!(state.put("x", b"", Some(first)).is_err());
-        assert!(state.keep_alive(first, SECOND).is_err());
+        assert!(state.keep_alive(first).is_err());
+    }
+
+    #[test]
+    fn time_in_which_the_store_did_not_run_ends_no_lease() {
+        let mut state = State::default();
+        let (heard, silent) = (state.grant(SECOND), state.grant(SECOND));
+        run(&mut state, SECOND / 2);
+        // Stopped for a minute, in which both clients sent what nobody read.
+        assert!(!state.tick(SECOND * 60));
+        state.keep_alive(heard).unwrap();
+        // What the silent one had left when the store stopped is what it has now.
+        let left = SECOND / 2 - TICK;
+        let almost = SECOND * 60 + left - TICK;
+        assert!(!run(&mut state, almost));
+        assert!(run(&mut state, almost + TICK));
+        assert!(state.keep_alive(silent).is_err());
+        state.keep_alive(heard).unwrap();
+        assert!(run(&mut state, almost + TICK + SECOND));
+        assert!(state.keep_alive(heard).is_err());
+    }
+
+    #[test]
+    fn a_store_that_is_always_late_ends_leases_at_last() {
+        let mut state = State::default();
+        let lease = state.grant(SECOND);
+        let ticks = (1..).map(|n| SECOND * n);
+        let ended = ticks.take(100).position(|now| state.tick(now));
+        assert_eq!(ended, Some(19));
+        assert!(state.keep_alive(lease).is_err());
+    }
+
+    #[test]
+    fn a_sign_of_life_that_was_queued_counts_before_the_lease_is_ended() {
+        let mut state = State::default();
+        let lease = state.grant(SECOND);
+        run(&mut state, SECOND - TICK);
+        // Its time is over, and nobody has looked since.
+        state.keep_alive(lease).unwrap();
+        assert!(!state.tick(SECOND));
+        state.put("k", b"", Some(lease)).unwrap();
     }
 
     #[test]
