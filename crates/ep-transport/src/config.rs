@@ -41,8 +41,9 @@ pub struct GroupConfig {
     pub rank: Rank,
     /// Ranks that the group can hold, 1 to 2,048.
     pub capacity: u32,
-    /// Ranks `0 .. initial` form the group together; others are admitted later.
-    pub initial: u32,
+    /// These ranks form the group together, once all of them are there; others are
+    /// admitted later.
+    pub initial: Vec<Rank>,
     /// Name of the group at the rendezvous.
     pub group: String,
     /// What all ranks must have in common, as text; a rank with another one is refused.
@@ -87,7 +88,7 @@ impl GroupConfig {
         Self {
             rank,
             capacity,
-            initial: capacity,
+            initial: (0..capacity).map(Rank).collect(),
             group: "ep".into(),
             common: String::new(),
             path: Path::Rdma,
@@ -129,7 +130,10 @@ impl GroupConfig {
         };
         range("capacity", self.capacity.into(), 1, 2048)?;
         range("rank", self.rank.0.into(), 0, u64::from(self.capacity) - 1)?;
-        range("initial", self.initial.into(), 1, self.capacity.into())?;
+        range("number of initial ranks", self.initial.len() as u64, 1, self.capacity.into())?;
+        for rank in &self.initial {
+            range("initial rank", rank.0.into(), 0, u64::from(self.capacity) - 1)?;
+        }
         range("lanes", self.lanes.into(), 1, 16)?;
         range("queue_depth", self.queue_depth.into(), 8, 32_768)?;
         range("ops_per_round", self.ops_per_round, 1, 1 << 20)?;

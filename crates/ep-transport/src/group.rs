@@ -145,7 +145,7 @@ impl Group {
             protocol: Protocol::new(Setup {
                 me,
                 incarnation,
-                initial: config.initial,
+                initial: config.initial.clone(),
                 alignment: config.ops_per_round,
                 time_out: config.update_time_out,
             }),

@@ -287,6 +287,28 @@ fn a_group_that_is_not_complete_says_who_is_there() {
 }
 
 #[test]
+fn any_ranks_may_be_the_first_ones() {
+    let store = MemStore::new();
+    let with_gap = |rank| GroupConfig {
+        initial: vec![Rank(1), Rank(3)],
+        ..config(rank, 4, Path::Window)
+    };
+    let mut groups: Vec<Group> = [1, 3, 0]
+        .iter()
+        .map(|rank| open(&with_gap(*rank), &store))
+        .collect();
+    for group in &mut groups {
+        group.wait_admitted(PATIENCE).unwrap();
+    }
+    send(&mut groups, 0, 1, 7);
+    let lonely = MemStore::new();
+    let mut first = open(&with_gap(1), &lonely);
+    let _other = open(&with_gap(0), &lonely);
+    let error = first.wait_admitted(Duration::from_millis(300)).unwrap_err();
+    assert!(matches!(error, Error::NotAdmitted { .. }), "{error}");
+}
+
+#[test]
 fn everybody_finishes_and_leaves() {
     let store = MemStore::new();
     let mut groups = form(3, Path::Window, &store);

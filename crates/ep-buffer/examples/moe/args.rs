@@ -27,9 +27,10 @@ pub(crate) struct Args {
     /// Ranks that the group can hold.
     #[arg(long, default_value_t = 4)]
     pub(crate) capacity: u32,
-    /// Ranks that form the group together; others join later.
-    #[arg(long)]
-    pub(crate) initial: Option<u32>,
+    /// Ranks that form the group together, separated by commas; others join later.
+    /// All by default.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) initial: Vec<u32>,
     /// Address of the rendezvous store, HOST:PORT.
     #[arg(long, default_value = "127.0.0.1:7400")]
     pub(crate) store: String,
@@ -109,20 +110,22 @@ impl Args {
     }
 
     pub(crate) fn group(&self, config: &Config) -> anyhow::Result<GroupConfig> {
-        let initial = self.initial.unwrap_or(self.capacity);
         ensure!(
-            self.rank < self.capacity && initial <= self.capacity,
-            "--rank {} and --initial {initial} do not fit --capacity {}",
+            self.rank < self.capacity,
+            "--rank {} does not fit --capacity {}",
             self.rank,
             self.capacity
         );
-        ensure!(
-            self.join || self.rank < initial,
-            "--rank {} is not among the --initial {initial} and needs --join",
-            self.rank
-        );
         let mut group = GroupConfig::new(Rank(self.rank), self.capacity);
-        group.initial = initial;
+        if !self.initial.is_empty() {
+            group.initial = self.initial.iter().copied().map(Rank).collect();
+        }
+        ensure!(
+            self.join || group.initial.contains(&group.rank),
+            "--rank {} is not among the --initial {:?} and needs --join",
+            self.rank,
+            self.initial
+        );
         group.common = format!("{:?} {config:?}", self.shape()?);
         group.path = match self.path {
             DataPath::Rdma => Path::Rdma,

@@ -37,8 +37,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 pub(crate) struct Setup {
     pub(crate) me: Rank,
     pub(crate) incarnation: Incarnation,
-    /// Ranks `0 .. initial` form the first view together.
-    pub(crate) initial: u32,
+    /// These ranks form the first view together.
+    pub(crate) initial: Vec<Rank>,
     /// Admission epochs are multiples of this.
     pub(crate) alignment: u64,
     pub(crate) time_out: Duration,
@@ -477,8 +477,8 @@ impl Protocol {
             .filter(|card| !card.leaving)
             .map(|card| (card.rank, card.incarnation));
         let (members, joining): (Vec<Life>, Vec<Life>) = living.partition(is_member);
-        let complete = (0..self.setup.initial)
-            .all(|rank| joining.iter().any(|(joiner, _)| *joiner == Rank(rank)));
+        let initial = &mut self.setup.initial.iter();
+        let complete = initial.all(|rank| joining.iter().any(|(joiner, _)| joiner == rank));
         if self.view.is_empty() && !complete {
             return None;
         }

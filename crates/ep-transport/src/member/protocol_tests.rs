@@ -70,7 +70,7 @@ impl Process {
             protocol: Protocol::new(Setup {
                 me: rank,
                 incarnation,
-                initial,
+                initial: (0..initial).map(Rank).collect(),
                 alignment: 2,
                 time_out: TIME_OUT,
             }),

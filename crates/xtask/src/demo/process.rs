@@ -225,7 +225,6 @@ fn arguments(plan: &Plan, rank: u32, store_port: u16) -> Vec<String> {
     let mut arguments: Vec<String> = [
         ("rank", rank.to_string()),
         ("capacity", plan.ranks.to_string()),
-        ("initial", plan.ranks.to_string()),
         ("store", format!("127.0.0.1:{store_port}")),
         ("experts", plan.experts.to_string()),
         ("hidden", plan.hidden.to_string()),
