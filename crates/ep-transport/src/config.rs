@@ -130,9 +130,19 @@ impl GroupConfig {
         };
         range("capacity", self.capacity.into(), 1, 2048)?;
         range("rank", self.rank.0.into(), 0, u64::from(self.capacity) - 1)?;
-        range("number of initial ranks", self.initial.len() as u64, 1, self.capacity.into())?;
+        range(
+            "number of initial ranks",
+            self.initial.len() as u64,
+            1,
+            self.capacity.into(),
+        )?;
         for rank in &self.initial {
-            range("initial rank", rank.0.into(), 0, u64::from(self.capacity) - 1)?;
+            range(
+                "initial rank",
+                rank.0.into(),
+                0,
+                u64::from(self.capacity) - 1,
+            )?;
         }
         range("lanes", self.lanes.into(), 1, 16)?;
         range("queue_depth", self.queue_depth.into(), 8, 32_768)?;
