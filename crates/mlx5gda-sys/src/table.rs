@@ -129,6 +129,16 @@ functions! {
         mlx5dv_devx_free_uar: fn_mlx5dv_devx_free_uar,
         /// Number of the event queue of a completion vector.
         mlx5dv_devx_query_eqn: fn_mlx5dv_devx_query_eqn,
+        /// Makes a channel that events of the device arrive at.
+        mlx5dv_devx_create_event_channel: fn_mlx5dv_devx_create_event_channel,
+        /// Ends a channel and its subscriptions.
+        mlx5dv_devx_destroy_event_channel: fn_mlx5dv_devx_destroy_event_channel,
+        /// Has events of an object, or of the device, arrive at a channel.
+        mlx5dv_devx_subscribe_devx_event: fn_mlx5dv_devx_subscribe_devx_event,
+        /// Has one kind of event add 1 to an eventfd.
+        mlx5dv_devx_subscribe_devx_event_fd: fn_mlx5dv_devx_subscribe_devx_event_fd,
+        /// Reads one event from a channel; the number of bytes, or -1 with `errno`.
+        mlx5dv_devx_get_event: fn_mlx5dv_devx_get_event,
     }
 }
 

@@ -9,7 +9,7 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use mlx5gda_sys::doorbell::{UAR_BLUEFLAME, UAR_BLUEFLAME_BYTES, UAR_PAGE_BYTES};
+use mlx5gda_sys::doorbell::{UAR_BLUEFLAME, UAR_BLUEFLAME_BYTES, UAR_CQ_DOORBELL, UAR_PAGE_BYTES};
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap_anonymous, msync, munmap};
 
 use crate::rc::AtomicOp;
@@ -213,6 +213,19 @@ impl UarPage {
             *seen = now;
         }
         rung
+    }
+
+    /// The value written to the CQ doorbell register since the last call. The
+    /// register is cleared, so that the same value is noticed again; no
+    /// doorbell is 0, since no completion queue has that number.
+    pub(crate) fn cq_rung(&self) -> Option<u64> {
+        // SAFETY: the register lies in the page, 8-byte aligned.
+        let register =
+            unsafe { AtomicU64::from_ptr(self.page.as_ptr().add(UAR_CQ_DOORBELL).cast()) };
+        if register.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        Some(u64::from_be(register.swap(0, Ordering::Acquire)))
     }
 }
 

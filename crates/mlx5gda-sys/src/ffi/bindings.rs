@@ -881,6 +881,22 @@ const _: () = {
     ["Offset of field: ibv_tmh::app_ctx"][::core::mem::offset_of!(ibv_tmh, app_ctx) - 4usize];
     ["Offset of field: ibv_tmh::tag"][::core::mem::offset_of!(ibv_tmh, tag) - 8usize];
 };
+pub const MLX5_IB_UAPI_DEVX_CR_EV_CH_FLAGS_OMIT_DATA: mlx5_ib_uapi_devx_create_event_channel_flags =
+    1;
+pub type mlx5_ib_uapi_devx_create_event_channel_flags = core::ffi::c_uint;
+#[repr(C)]
+#[repr(align(8))]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct mlx5_ib_uapi_devx_async_event_hdr {
+    pub _bindgen_opaque_blob: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mlx5_ib_uapi_devx_async_event_hdr"]
+        [::core::mem::size_of::<mlx5_ib_uapi_devx_async_event_hdr>() - 8usize];
+    ["Alignment of mlx5_ib_uapi_devx_async_event_hdr"]
+        [::core::mem::align_of::<mlx5_ib_uapi_devx_async_event_hdr>() - 8usize];
+};
 pub const MLX5_IB_UAPI_UAR_ALLOC_TYPE_BF: mlx5_ib_uapi_uar_alloc_type = 0;
 pub const MLX5_IB_UAPI_UAR_ALLOC_TYPE_NC: mlx5_ib_uapi_uar_alloc_type = 1;
 pub type mlx5_ib_uapi_uar_alloc_type = core::ffi::c_uint;
@@ -1589,6 +1605,20 @@ impl Default for mlx5dv_devx_uar {
         }
     }
 }
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct mlx5dv_devx_event_channel {
+    pub fd: core::ffi::c_int,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mlx5dv_devx_event_channel"]
+        [::core::mem::size_of::<mlx5dv_devx_event_channel>() - 4usize];
+    ["Alignment of mlx5dv_devx_event_channel"]
+        [::core::mem::align_of::<mlx5dv_devx_event_channel>() - 4usize];
+    ["Offset of field: mlx5dv_devx_event_channel::fd"]
+        [::core::mem::offset_of!(mlx5dv_devx_event_channel, fd) - 0usize];
+};
 pub type fn_ibv_get_device_list = ::core::option::Option<
     unsafe extern "C" fn(arg1: *mut core::ffi::c_int) -> *mut *mut ibv_device,
 >;
@@ -1734,4 +1764,36 @@ pub type fn_mlx5dv_devx_free_uar =
     ::core::option::Option<unsafe extern "C" fn(arg1: *mut mlx5dv_devx_uar)>;
 pub type fn_mlx5dv_devx_query_eqn = ::core::option::Option<
     unsafe extern "C" fn(arg1: *mut ibv_context, arg2: u32, arg3: *mut u32) -> core::ffi::c_int,
+>;
+pub type fn_mlx5dv_devx_create_event_channel = ::core::option::Option<
+    unsafe extern "C" fn(
+        arg1: *mut ibv_context,
+        arg2: mlx5_ib_uapi_devx_create_event_channel_flags,
+    ) -> *mut mlx5dv_devx_event_channel,
+>;
+pub type fn_mlx5dv_devx_destroy_event_channel =
+    ::core::option::Option<unsafe extern "C" fn(arg1: *mut mlx5dv_devx_event_channel)>;
+pub type fn_mlx5dv_devx_subscribe_devx_event = ::core::option::Option<
+    unsafe extern "C" fn(
+        arg1: *mut mlx5dv_devx_event_channel,
+        arg2: *mut mlx5dv_devx_obj,
+        arg3: u16,
+        arg4: *mut u16,
+        arg5: u64,
+    ) -> core::ffi::c_int,
+>;
+pub type fn_mlx5dv_devx_subscribe_devx_event_fd = ::core::option::Option<
+    unsafe extern "C" fn(
+        arg1: *mut mlx5dv_devx_event_channel,
+        arg2: core::ffi::c_int,
+        arg3: *mut mlx5dv_devx_obj,
+        arg4: u16,
+    ) -> core::ffi::c_int,
+>;
+pub type fn_mlx5dv_devx_get_event = ::core::option::Option<
+    unsafe extern "C" fn(
+        arg1: *mut mlx5dv_devx_event_channel,
+        arg2: *mut mlx5_ib_uapi_devx_async_event_hdr,
+        arg3: usize,
+    ) -> isize,
 >;

@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use mlx5gda_sys::ffi;
 use rustix::io::Errno;
 
+use super::channel::ClientChannel;
 use super::extended::VerbsContext;
 use crate::device::{ContextId, Device, ObjectId};
 
@@ -55,6 +56,7 @@ pub(super) enum Kind {
     Object(Owned<u64>, ObjectId),
     /// A path, and the address vector of the device for it.
     Ah(Owned<ffi::ibv_ah>, Owned<ffi::mlx5_wqe_av>),
+    Channel(ClientChannel),
 }
 
 impl Kind {
@@ -67,6 +69,7 @@ impl Kind {
             Self::Uar(value, _) => value.as_ptr().addr(),
             Self::Object(value, _) => value.as_ptr().addr(),
             Self::Ah(value, _) => value.as_ptr().addr(),
+            Self::Channel(channel) => channel.value.as_ptr().addr(),
         }
     }
 }

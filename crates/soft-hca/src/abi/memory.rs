@@ -312,7 +312,7 @@ pub(super) unsafe extern "C" fn mlx5dv_devx_free_uar(uar: *mut ffi::mlx5dv_devx_
         let mut state = device.lock();
         state.begin(CmdOpcode::DeallocUar).map_err(refused)?;
         let used = state.qps.values().any(|qp| qp.qpc.uar_page() == id)
-            || state.cqs.values().any(|cq| cq.cqc.uar_page() == id);
+            || state.cqs.queues.values().any(|cq| cq.cqc.uar_page() == id);
         if used {
             return Err(Errno::BUSY);
         }

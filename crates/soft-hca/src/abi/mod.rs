@@ -3,6 +3,7 @@
 //! Every pointer that a client hands back is looked up before it is used, so a
 //! stale or foreign one is refused with `EINVAL` and never dereferenced.
 
+mod channel;
 mod device;
 mod devx;
 mod errno;
@@ -68,4 +69,9 @@ const FUNCTIONS: Functions = Functions {
     mlx5dv_devx_alloc_uar: memory::mlx5dv_devx_alloc_uar,
     mlx5dv_devx_free_uar: memory::mlx5dv_devx_free_uar,
     mlx5dv_devx_query_eqn: devx::mlx5dv_devx_query_eqn,
+    mlx5dv_devx_create_event_channel: channel::mlx5dv_devx_create_event_channel,
+    mlx5dv_devx_destroy_event_channel: channel::mlx5dv_devx_destroy_event_channel,
+    mlx5dv_devx_subscribe_devx_event: channel::mlx5dv_devx_subscribe_devx_event,
+    mlx5dv_devx_subscribe_devx_event_fd: channel::mlx5dv_devx_subscribe_devx_event_fd,
+    mlx5dv_devx_get_event: channel::mlx5dv_devx_get_event,
 };

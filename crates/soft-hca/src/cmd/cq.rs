@@ -2,10 +2,23 @@
 
 use std::sync::Arc;
 
-use mlx5gda_sys::prm::{Cqc, CreateCqIn};
+use mlx5gda_sys::prm::{Cqc, CreateCqIn, ModifyCqIn};
 
 use super::{CmdResult, Reason};
-use crate::device::{ContextId, Cq, Span, State, limits};
+use crate::device::{ContextId, Cq, Health, ObjectId, Span, State, limits};
+
+/// Operation modifier of MODIFY_CQ: another ring.
+const RESIZE: u16 = 1;
+
+/// Fields that MODIFY_CQ changes (`MLX5_CQ_MODIFY_*`).
+const PERIOD: u32 = 1 << 0;
+const COUNT: u32 = 1 << 1;
+const OVERRUN: u32 = 1 << 2;
+
+/// Fields that a resize names (`MLX5_MODIFY_CQ_MASK_*`).
+const LOG_SIZE: u32 = 1 << 0;
+const PAGE_OFFSET: u32 = 1 << 1;
+const PAGE_SIZE: u32 = 1 << 2;
 
 impl State {
     /// `len` bytes at `offset` of a umem, `offset` a multiple of `align`.
@@ -70,42 +83,87 @@ impl State {
             8,
             8,
         )?;
-        let cqn = self.new_number(|state, n| !state.cqs.contains_key(&n))?;
-        self.cqs.insert(
-            cqn,
-            Cq {
-                owner: context,
-                cqc: *cqc,
-                ring,
-                doorbell,
-                produced: 0,
-                overrun: false,
-                users: 0,
-            },
-        );
+        let cqn = self.new_number(|state, n| !state.cqs.queues.contains_key(&n))?;
+        let cq = Cq::new(context, *cqc, ring, doorbell);
+        self.cqs.queues.insert(cqn, cq);
         Ok(cqn)
     }
 
     pub(super) fn destroy_cq(&mut self, cqn: u32) -> CmdResult {
-        let cq = self.cqs.get(&cqn).ok_or(Reason::NoCq)?;
+        let cq = self.cqs.queues.get(&cqn).ok_or(Reason::NoCq)?;
         if cq.users > 0 {
             return Err(Reason::Busy);
         }
-        self.cqs.remove(&cqn);
+        self.cqs.queues.remove(&cqn);
+        self.events.forget(ObjectId::Cq(cqn));
         Ok(())
     }
 
     pub(super) fn query_cq(&self, cqn: u32) -> CmdResult<Cqc> {
-        /// `cqc.status` of a queue that overflowed.
-        const OVERFLOW: u32 = 9;
-        let cq = self.cqs.get(&cqn).ok_or(Reason::NoCq)?;
-        let mut cqc = cq.cqc;
-        let fits = [
-            cqc.set_producer_counter(cq.produced & 0x00ff_ffff),
-            cqc.set_consumer_counter(cq.consumed()),
-            cqc.set_status(if cq.overrun { OVERFLOW } else { 0 }),
-        ];
-        debug_assert!(fits.iter().all(Result::is_ok));
-        Ok(cqc)
+        let cq = self.cqs.queues.get(&cqn).ok_or(Reason::NoCq)?;
+        Ok(cq.context())
+    }
+
+    pub(super) fn modify_cq(&mut self, command: &ModifyCqIn) -> CmdResult {
+        if command.header.op_mod() == RESIZE {
+            return self.resize_cq(command);
+        }
+        let select = command.modify_field_select();
+        if command.header.op_mod() != 0 {
+            return Err(Reason::OpMod);
+        }
+        if select & !(PERIOD | COUNT | OVERRUN) != 0 {
+            return Err(Reason::FieldSelect);
+        }
+        let cq = self.cqs.queues.get_mut(&command.cqn());
+        let cq = cq.ok_or(Reason::NoCq)?;
+        let wanted = &command.cq_context;
+        if select & PERIOD != 0 {
+            let fits = cq.cqc.set_cq_period(wanted.cq_period());
+            debug_assert!(fits.is_ok());
+        }
+        if select & COUNT != 0 {
+            cq.cqc.set_cq_max_count(wanted.cq_max_count());
+        }
+        if select & OVERRUN != 0 {
+            cq.cqc.set_oi(wanted.oi());
+        }
+        Ok(())
+    }
+
+    fn resize_cq(&mut self, command: &ModifyCqIn) -> CmdResult {
+        let select = command.modify_field_select();
+        if select & LOG_SIZE == 0 || select & !(LOG_SIZE | PAGE_OFFSET | PAGE_SIZE) != 0 {
+            return Err(Reason::FieldSelect);
+        }
+        let cqc = &command.cq_context;
+        let log = cqc.log_cq_size();
+        if log > limits::LOG_CQ {
+            return Err(Reason::QueueDepth);
+        }
+        let cq = self.cqs.queues.get(&command.cqn()).ok_or(Reason::NoCq)?;
+        if cq.cqc.cc() {
+            return Err(Reason::Collapsed);
+        }
+        if cq.health != Health::Good {
+            return Err(Reason::CqState);
+        }
+        // What waits, and the entry that ends the old ring.
+        if cq.waiting() >= 1 << log || cq.waiting() >= 1 << cq.cqc.log_cq_size() {
+            return Err(Reason::Outstanding);
+        }
+        let offset = command
+            .cq_umem_offset()
+            .checked_add(u64::from(cqc.page_offset()) * 64)
+            .ok_or(Reason::UmemRange)?;
+        let (valid, umem) = (command.cq_umem_valid(), command.cq_umem_id());
+        let ring = self.span(valid, umem, offset, 64 << log, 64)?;
+        if !ring.region.is_writable() {
+            return Err(Reason::ReadOnly);
+        }
+        if let Some(cq) = self.cqs.queues.get_mut(&command.cqn()) {
+            cq.resize(log, ring);
+        }
+        Ok(())
     }
 }

@@ -8,8 +8,8 @@ mod transition;
 
 use mlx5gda_sys::prm::{
     CmdOpcode, CmdStatus, CreateCqOut, CreateQpOut, DestroyCqIn, DestroyCqOut, DestroyQpIn,
-    DestroyQpOut, InHeader, Layout, OutHeader, Qp2ErrIn, Qp2ErrOut, Qp2RstIn, Qp2RstOut, QueryCqIn,
-    QueryCqOut, QueryQpIn, QueryQpOut,
+    DestroyQpOut, InHeader, Layout, ModifyCqIn, ModifyCqOut, OutHeader, Qp2ErrIn, Qp2ErrOut,
+    Qp2RstIn, Qp2RstOut, QueryCqIn, QueryCqOut, QueryQpIn, QueryQpOut,
 };
 
 pub use reason::Reason;
@@ -142,6 +142,12 @@ impl State {
                 let command: &QueryCqIn = input(bytes)?;
                 let out = output::<QueryCqOut>(out)?;
                 out.cq_context = self.query_cq(command.cqn())?;
+                Ok(Effect::None)
+            }
+            CmdOpcode::ModifyCq => {
+                let command: &ModifyCqIn = input(bytes)?;
+                output::<ModifyCqOut>(out)?;
+                self.modify_cq(command)?;
                 Ok(Effect::None)
             }
             CmdOpcode::CreateQp => {

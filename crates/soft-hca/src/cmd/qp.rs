@@ -3,7 +3,7 @@
 use mlx5gda_sys::prm::{CreateQpIn, QpState, Qpc, RqType, ServiceType};
 
 use super::{CmdResult, Reason};
-use crate::device::{ContextId, Qp, QpBuffers, State, limits};
+use crate::device::{ContextId, ObjectId, Qp, QpBuffers, State, limits};
 
 impl State {
     pub(super) fn create_qp(&mut self, context: ContextId, command: &CreateQpIn) -> CmdResult<u32> {
@@ -25,7 +25,7 @@ impl State {
         let rq_stride = 16u64 << qpc.log_rq_stride();
         let rq_bytes = queue_bytes(no_rq, qpc.log_rq_size(), rq_stride)?;
         for (used, cqn) in [(!qpc.no_sq(), qpc.cqn_snd()), (!no_rq, qpc.cqn_rcv())] {
-            if used && !self.cqs.contains_key(&cqn) {
+            if used && !self.cqs.queues.contains_key(&cqn) {
                 return Err(Reason::NoCq);
             }
         }
@@ -57,7 +57,7 @@ impl State {
         };
         let qp = Qp::new(qpn, context, pd, kept, buffers, no_rq);
         for cqn in qp.cqs() {
-            if let Some(cq) = self.cqs.get_mut(&cqn) {
+            if let Some(cq) = self.cqs.queues.get_mut(&cqn) {
                 cq.users += 1;
             }
         }
@@ -67,8 +67,9 @@ impl State {
 
     pub(crate) fn destroy_qp(&mut self, qpn: u32) -> CmdResult {
         let qp = self.qps.remove(&qpn).ok_or(Reason::NoQp)?;
+        self.events.forget(ObjectId::Qp(qpn));
         for cqn in qp.cqs() {
-            if let Some(cq) = self.cqs.get_mut(&cqn) {
+            if let Some(cq) = self.cqs.queues.get_mut(&cqn) {
                 cq.users = cq.users.saturating_sub(1);
             }
         }

@@ -86,6 +86,14 @@ reasons! {
     Service = 0x5f_0026, BadParam, "service type must be RC";
     /// Receive queue type.
     RqType = 0x5f_0027, BadParam, "receive queue must be regular or absent";
+    /// MODIFY_CQ names fields that cannot be changed, or not together.
+    FieldSelect = 0x5f_0028, BadParam, "field selection not supported";
+    /// A collapsed queue has no other size.
+    Collapsed = 0x5f_0029, BadParam, "a collapsed completion queue cannot be resized";
+    /// The completion queue is in error.
+    CqState = 0x5f_002a, BadResState, "completion queue in error";
+    /// More completions wait than the new ring holds.
+    Outstanding = 0x5f_002b, BadSize, "more completions outstanding than the new size";
     /// The state of the queue pair does not allow the command.
     State = 0x5f_0030, BadQpState, "queue pair in the wrong state";
     /// The path migration state must be *migrated*.

@@ -1,44 +1,170 @@
-//! Completion queues.
+//! A completion queue.
 
-use mlx5gda_sys::cqe::Cqe64;
+use mlx5gda_sys::cqe::{Cqe64, CqeOpcode, CqeOrigin};
+use mlx5gda_sys::eqe::Eqe;
 use mlx5gda_sys::prm::Cqc;
 use zerocopy::transmute;
 
 use super::{ContextId, Span};
 
+/// Counters of completions have 24 bits.
+pub(super) const COUNTER: u32 = 0x00ff_ffff;
+/// Place of the arming word in the doorbell record.
+const ARM: u64 = 4;
+/// Bit of the arming word: solicited completions and errors only.
+const SOLICITED_ONLY: u32 = 1 << 24;
+
+/// When a completion is an event.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) enum Arming {
+    /// Nobody has asked yet.
+    Never,
+    /// At the next one.
+    Next,
+    /// At the next one that is solicited, or an error.
+    Solicited,
+    /// It was one; it has to be asked for again.
+    Fired,
+}
+
+impl Arming {
+    /// `cqc.st`.
+    const fn code(self) -> u32 {
+        match self {
+            Self::Never => 0,
+            Self::Solicited => 6,
+            Self::Next => 9,
+            Self::Fired => 10,
+        }
+    }
+}
+
+/// How a queue is.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    Good,
+    /// A completion was lost because the ring was full.
+    Overflow,
+    /// The ring could not be written.
+    WriteFailed,
+}
+
+impl Health {
+    /// `cqc.status`.
+    const fn code(self) -> u32 {
+        match self {
+            Self::Good => 0,
+            Self::Overflow => 9,
+            Self::WriteFailed => 10,
+        }
+    }
+
+    /// Syndrome of the event; `None` if there is nothing to tell.
+    pub(crate) const fn syndrome(self) -> Option<u8> {
+        match self {
+            Self::Good => None,
+            Self::Overflow => Some(Eqe::CQ_OVERRUN),
+            Self::WriteFailed => Some(Eqe::CQ_ACCESS),
+        }
+    }
+}
+
+/// What became of a completion.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) enum Pushed {
+    /// Written, and nobody waits for it.
+    Quietly,
+    /// Written, and the queue was armed for it.
+    Event,
+    /// Lost: the queue is in error from now on.
+    Broken,
+    /// Lost: the queue was in error before.
+    Lost,
+}
+
 /// A completion queue.
 #[derive(Debug)]
 pub(crate) struct Cq {
     pub(crate) owner: ContextId,
-    /// As it was created.
+    /// As it was created and modified.
     pub(crate) cqc: Cqc,
     pub(crate) ring: Span,
     pub(crate) doorbell: Span,
-    /// Completions written so far.
-    pub(crate) produced: u32,
-    /// A completion was lost because the ring was full.
-    pub(crate) overrun: bool,
+    pub(crate) health: Health,
     /// Queue pairs that complete here.
     pub(crate) users: u32,
+    pub(super) arming: Arming,
+    /// The arming word when it was looked at last.
+    pub(super) arm_seen: u32,
+    /// Completions written so far.
+    produced: u32,
+    /// Completions written when the last solicited one was.
+    solicited: u32,
+    /// Completions written when the last event was.
+    notified: u32,
 }
 
 impl Cq {
-    /// Completions consumed so far, low 24 bits, by the doorbell record.
-    pub(crate) fn consumed(&self) -> u32 {
-        let counter = self.doorbell.region.load_be32(self.doorbell.offset);
-        counter.unwrap_or(0) & 0x00ff_ffff
+    pub(crate) fn new(owner: ContextId, cqc: Cqc, ring: Span, doorbell: Span) -> Self {
+        let mut cq = Self {
+            owner,
+            cqc,
+            ring,
+            doorbell,
+            health: Health::Good,
+            users: 0,
+            arming: Arming::Never,
+            arm_seen: 0,
+            produced: 0,
+            solicited: 0,
+            notified: 0,
+        };
+        cq.arm_seen = cq.arm_word();
+        cq
     }
 
-    /// Writes a completion, made for the owner bit given. `false` if the ring
-    /// is full, which ends the queue.
+    /// Completions consumed so far, low 24 bits, by the doorbell record.
+    fn consumed(&self) -> u32 {
+        let counter = self.doorbell.region.load_be32(self.doorbell.offset);
+        counter.unwrap_or(0) & COUNTER
+    }
+
+    /// Completions that were not consumed yet.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.produced.wrapping_sub(self.consumed()) & COUNTER
+    }
+
+    pub(super) fn arm_word(&self) -> u32 {
+        let word = self.doorbell.region.load_be32(self.doorbell.offset + ARM);
+        word.unwrap_or(0)
+    }
+
+    /// The context as a query shows it.
+    pub(crate) fn context(&self) -> Cqc {
+        let mut cqc = self.cqc;
+        let fits = [
+            cqc.set_producer_counter(self.produced & COUNTER),
+            cqc.set_consumer_counter(self.consumed()),
+            cqc.set_status(self.health.code()),
+            cqc.set_st(self.arming.code()),
+            cqc.set_last_solicit_index(self.solicited & COUNTER),
+            cqc.set_last_notified_index(self.notified & COUNTER),
+        ];
+        debug_assert!(fits.iter().all(Result::is_ok));
+        cqc
+    }
+
+    /// Writes a completion, made for the owner bit given.
     ///
     /// A collapsed queue has every completion in entry 0.
-    pub(crate) fn push(&mut self, make: impl FnOnce(bool) -> Cqe64) -> bool {
+    pub(super) fn push(&mut self, solicited: bool, make: impl FnOnce(bool) -> Cqe64) -> Pushed {
+        if self.health != Health::Good {
+            return Pushed::Lost;
+        }
         let log = self.cqc.log_cq_size();
-        let waiting = self.produced.wrapping_sub(self.consumed()) & 0x00ff_ffff;
-        if self.overrun || (!self.cqc.oi() && waiting >= 1 << log) {
-            self.overrun = true;
-            return false;
+        if !self.cqc.oi() && self.waiting() >= 1 << log {
+            self.health = Health::Overflow;
+            return Pushed::Broken;
         }
         let owner = self.produced >> log & 1 != 0;
         let entry = if self.cqc.cc() {
@@ -47,11 +173,62 @@ impl Cq {
             u64::from(self.produced & ((1 << log) - 1))
         };
         let bytes: [u8; 64] = transmute!(make(owner));
-        let written = self
+        if !self
             .ring
             .region
-            .write_cqe(self.ring.offset + entry * 64, &bytes);
+            .write_cqe(self.ring.offset + entry * 64, &bytes)
+        {
+            self.health = Health::WriteFailed;
+            return Pushed::Broken;
+        }
         self.produced = self.produced.wrapping_add(1);
-        written
+        if solicited {
+            self.solicited = self.produced;
+        }
+        match self.arming {
+            Arming::Next => self.fire(),
+            Arming::Solicited if solicited => self.fire(),
+            _ => Pushed::Quietly,
+        }
+    }
+
+    fn fire(&mut self) -> Pushed {
+        self.arming = Arming::Fired;
+        self.notified = self.produced;
+        Pushed::Event
+    }
+
+    /// Acts on the arming word; whether there is an event at once, because of
+    /// completions that came after those that its writer has seen.
+    pub(super) fn arm(&mut self, word: u32) -> bool {
+        self.arm_seen = word;
+        let seen = word & COUNTER;
+        let (arming, newest) = if word & SOLICITED_ONLY != 0 {
+            (Arming::Solicited, self.solicited)
+        } else {
+            (Arming::Next, self.produced)
+        };
+        self.arming = arming;
+        let unseen = newest.wrapping_sub(seen) & COUNTER;
+        // More than half of all counter values ahead is behind.
+        let late = unseen > 0 && unseen <= COUNTER / 2;
+        late && self.fire() == Pushed::Event
+    }
+
+    /// Has completions go to another ring of `2^log` entries. The old ring ends
+    /// with an entry that says so.
+    pub(crate) fn resize(&mut self, log: u32, ring: Span) {
+        let end = self.push(false, |owner| {
+            let origin = CqeOrigin {
+                qpn: 0,
+                wqe_counter: 0,
+                owner,
+            };
+            Cqe64::responder(origin, CqeOpcode::Resize, 0, None, 0)
+        });
+        tracing::trace!(?end, log, "completion queue resized");
+        let fits = self.cqc.set_log_cq_size(log);
+        debug_assert!(fits.is_ok());
+        self.ring = ring;
     }
 }

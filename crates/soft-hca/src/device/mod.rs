@@ -1,6 +1,8 @@
 //! A device: its objects, and who has it open.
 
 mod cq;
+mod cqs;
+mod event;
 mod faults;
 mod listener;
 mod objects;
@@ -8,7 +10,9 @@ mod open;
 mod qp;
 mod state;
 
-pub(crate) use cq::Cq;
+pub(crate) use cq::{Cq, Health};
+pub(crate) use cqs::{Cqs, Notice};
+pub(crate) use event::{Channel, Events, Sink, has_event};
 pub(crate) use faults::{Fate, FaultState};
 pub(crate) use listener::{Event, Listener};
 pub(crate) use objects::{ContextId, Mr, ObjectId, Pd, Span, Uar, Umem};

@@ -74,6 +74,8 @@ pub(crate) struct Qp {
     pub(crate) path: Option<Path>,
     pub(crate) requester: Option<Requester<Source>>,
     pub(crate) responder: Option<Responder>,
+    /// A request has arrived since it was reset.
+    pub(crate) established: bool,
     /// It is in the engine's list of queue pairs with work.
     pub(crate) hot: bool,
 }
@@ -100,6 +102,7 @@ impl Qp {
             path: None,
             requester: None,
             responder: None,
+            established: false,
             hot: false,
         }
     }
@@ -150,6 +153,7 @@ impl Qp {
         self.path = None;
         self.requester = None;
         self.responder = None;
+        self.established = false;
         self.qpc.set_rwe(false);
         self.qpc.set_rre(false);
         self.qpc.set_rae(false);

@@ -4,9 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Instant;
 
-use mlx5gda_sys::prm::{CmdOpcode, Mtu};
+use mlx5gda_sys::eqe::{Eqe, EventType};
+use mlx5gda_sys::prm::{CmdOpcode, Mtu, QpState};
 
-use super::{ContextId, Cq, Event, FaultState, Listener, Mr, Pd, Qp, Uar, Umem};
+use super::{
+    ContextId, Cqs, Event, Events, FaultState, Health, Listener, Mr, Notice, ObjectId, Pd, Qp, Uar,
+    Umem,
+};
 use crate::cmd::{CmdResult, Reason};
 use crate::config::Config;
 use crate::net::Port;
@@ -28,12 +32,13 @@ pub(crate) struct State {
     pub(crate) mrs: HashMap<u32, Mr>,
     pub(crate) umems: HashMap<u32, Umem>,
     pub(crate) uars: HashMap<u32, Uar>,
-    pub(crate) cqs: HashMap<u32, Cq>,
+    pub(crate) cqs: Cqs,
     pub(crate) qps: BTreeMap<u32, Qp>,
     /// Queue pairs with work to do.
     pub(crate) hot: Vec<u32>,
     pub(crate) faults: FaultState,
     pub(crate) listeners: HashMap<ContextId, Listener>,
+    pub(crate) events: Events,
     pub(crate) stats: Stats,
     last_number: u32,
     random: RandomState,
@@ -54,11 +59,12 @@ impl State {
             mrs: HashMap::new(),
             umems: HashMap::new(),
             uars: HashMap::new(),
-            cqs: HashMap::new(),
+            cqs: Cqs::default(),
             qps: BTreeMap::new(),
             hot: Vec::new(),
             faults: FaultState::new(config.faults),
             listeners: HashMap::new(),
+            events: Events::default(),
             stats: Stats::default(),
             last_number,
             random,
@@ -104,6 +110,44 @@ impl State {
         }
     }
 
+    /// Tells what has become of completion queues. The queue pairs of one that
+    /// is in error go to error too, since nobody would hear of their work.
+    pub(crate) fn tell(&mut self) {
+        for notice in self.cqs.take_notices() {
+            match notice {
+                Notice::Completion(cqn) => {
+                    let object = Some(ObjectId::Cq(cqn));
+                    self.events.raise(object, &Eqe::completion(cqn));
+                }
+                Notice::Broken(cqn) => self.cq_broken(cqn),
+            }
+        }
+    }
+
+    fn cq_broken(&mut self, cqn: u32) {
+        let health = self.cqs.queues.get(&cqn).map(|cq| cq.health);
+        let Some(syndrome) = health.and_then(Health::syndrome) else {
+            return;
+        };
+        tracing::debug!(device = %self.name, cqn, syndrome, "completion queue in error");
+        let object = Some(ObjectId::Cq(cqn));
+        self.events.raise(object, &Eqe::cq_error(cqn, syndrome));
+        let users = self
+            .qps
+            .values()
+            .filter(|qp| qp.cqs().any(|used| used == cqn));
+        let users: Vec<u32> = users.map(|qp| qp.number).collect();
+        for qpn in users {
+            if let Some(qp) = self.qps.get_mut(&qpn)
+                && qp.state != QpState::Rst
+            {
+                qp.enter_error();
+                self.make_hot(qpn);
+                self.events.queue_pair(qpn, EventType::WqCatastrophic);
+            }
+        }
+    }
+
     /// Takes the link down or up and tells those who have the device open.
     pub(crate) fn set_link(&mut self, up: bool) {
         let was_down = self.faults.link_is_down();
@@ -119,14 +163,15 @@ impl State {
     }
 
     fn announce_link(&mut self, was_down: bool) {
-        let event = match (was_down, self.faults.link_is_down()) {
-            (false, true) => Event::PortError,
-            (true, false) => Event::PortActive,
+        let (event, state) = match (was_down, self.faults.link_is_down()) {
+            (false, true) => (Event::PortError, Eqe::PORT_DOWN),
+            (true, false) => (Event::PortActive, Eqe::PORT_ACTIVE),
             _ => return,
         };
         for listener in self.listeners.values_mut() {
             listener.announce(event);
         }
+        self.events.raise(None, &Eqe::port(1, state));
     }
 
     /// Objects alive.
@@ -136,7 +181,7 @@ impl State {
             mrs: self.mrs.len(),
             umems: self.umems.len(),
             uars: self.uars.len(),
-            cqs: self.cqs.len(),
+            cqs: self.cqs.queues.len(),
             qps: self.qps.len(),
         }
     }
@@ -144,6 +189,7 @@ impl State {
     /// Frees all that a context has left.
     pub(crate) fn free_context(&mut self, context: ContextId) {
         self.listeners.remove(&context);
+        self.events.close_context(context);
         let before = self.live();
         let gone: Vec<u32> = self
             .qps
@@ -155,7 +201,7 @@ impl State {
             let result = self.destroy_qp(qpn);
             debug_assert!(result.is_ok(), "{result:?}");
         }
-        self.cqs.retain(|_, cq| cq.owner != context);
+        self.cqs.queues.retain(|_, cq| cq.owner != context);
         self.uars.retain(|_, uar| uar.owner != context);
         self.umems.retain(|_, umem| umem.owner != context);
         self.mrs.retain(|_, mr| mr.owner != context);

@@ -1,13 +1,11 @@
 //! Completions: from the requester into the completion queue.
 
-use std::collections::HashMap;
-
 use mlx5gda_sys::be::Be32;
 use mlx5gda_sys::cqe::{Cqe64, CqeOpcode, CqeOrigin, Syndrome};
 use mlx5gda_sys::prm::QpState;
 use mlx5gda_sys::wqe::Opcode;
 
-use crate::device::{Cq, Qp, State};
+use crate::device::{Cqs, Qp, State};
 use crate::rc::{Completion, Op, Status};
 use crate::stats::Stats;
 
@@ -37,34 +35,24 @@ impl State {
 }
 
 /// Writes one completion.
-pub(super) fn write(
-    qp: &Qp,
-    completion: &Completion,
-    cqs: &mut HashMap<u32, Cq>,
-    stats: &mut Stats,
-) {
-    let Some(cq) = cqs.get_mut(&qp.qpc.cqn_snd()) else {
-        return;
-    };
-    let written = cq.push(|owner| {
+pub(super) fn write(qp: &Qp, completion: &Completion, cqs: &mut Cqs, stats: &mut Stats) {
+    let syndrome = syndrome(completion.status);
+    // An error counts as solicited.
+    let solicited = syndrome.is_some();
+    cqs.complete(qp.qpc.cqn_snd(), solicited, stats, |owner| {
         let origin = CqeOrigin {
             qpn: qp.number,
             wqe_counter: completion.index,
             owner,
         };
         let opcode = opcode(completion.op) as u8;
-        let mut cqe = match syndrome(completion.status) {
+        let mut cqe = match syndrome {
             None => Cqe64::requester(origin, opcode, completion.len),
             Some(syndrome) => Cqe64::error(origin, CqeOpcode::ReqErr, opcode, syndrome, 0),
         };
         cqe.srqn_uidx = Be32::new(qp.qpc.user_index());
         cqe
     });
-    if written {
-        stats.completions += 1;
-    } else {
-        stats.cq_overruns += 1;
-    }
 }
 
 /// The WQE opcode of an operation.

@@ -169,7 +169,7 @@ fn submit(
     qp: &mut Qp,
     request: WorkRequest<Source>,
     failure: Option<Status>,
-    cqs: &mut std::collections::HashMap<u32, crate::device::Cq>,
+    cqs: &mut crate::device::Cqs,
     stats: &mut crate::stats::Stats,
 ) {
     match (&mut qp.requester, failure) {

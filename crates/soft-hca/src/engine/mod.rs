@@ -127,6 +127,7 @@ impl Engine<'_> {
                 state.hot.push(qpn);
             }
         }
+        state.tell();
         let lost = self.senders.flush();
         state.stats.drop_packets(DropReason::Send, lost);
         (busy, deadline.into_iter().chain(self.delayed.due()).min())
@@ -136,15 +137,30 @@ impl Engine<'_> {
     /// other's value, so a change of any register has all doorbell records
     /// looked at; and now and then they are looked at without one.
     fn scan_doorbells(&mut self, state: &mut State, now: Instant) {
-        let mut rung = now.duration_since(self.scanned) >= SCAN_EVERY;
-        for uar in state.uars.values_mut() {
+        let due = now.duration_since(self.scanned) >= SCAN_EVERY;
+        let State {
+            qps,
+            hot,
+            uars,
+            cqs,
+            ..
+        } = state;
+        let mut rung = due;
+        let mut arming = due;
+        for (&page, uar) in uars {
             rung |= uar.page.rung();
+            if let Some(value) = uar.page.cq_rung() {
+                cqs.rung(page, value);
+                arming = true;
+            }
+        }
+        if arming {
+            cqs.look_at_arming();
         }
         if !rung {
             return;
         }
         self.scanned = now;
-        let State { qps, hot, .. } = state;
         for qp in qps.values_mut() {
             if !qp.hot && qp.has_posted() {
                 qp.hot = true;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use mlx5gda_sys::eqe::EventType;
 use mlx5gda_sys::prm::QpState;
 
 use super::memory::{Reach, scatter};
@@ -49,6 +50,7 @@ impl State {
             mrs,
             cqs,
             stats,
+            events,
             ..
         } = self;
         let qp = qps.get_mut(&bth.dest_qpn).ok_or(DropReason::UnknownQp)?;
@@ -85,7 +87,10 @@ impl State {
             stats.duplicates += duplicates_now - duplicates;
             stats.out_of_order += early_now - early;
             if responder.failed() {
+                events.refused(qp.number, responder.fault());
                 qp.enter_error();
+            } else if !std::mem::replace(&mut qp.established, true) && qp.state == QpState::Rtr {
+                events.queue_pair(qp.number, EventType::CommunicationEstablished);
             }
         } else {
             let requester = qp.requester.as_mut().ok_or(DropReason::QpState)?;

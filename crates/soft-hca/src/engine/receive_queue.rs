@@ -1,15 +1,13 @@
 //! What a responder works on: the memory that the peer can reach, and the
 //! receive queue.
 
-use std::collections::HashMap;
-
 use mlx5gda_sys::cqe::{Cqe64, CqeOpcode, CqeOrigin, Syndrome};
 use mlx5gda_sys::prm::QpState;
 use mlx5gda_sys::wqe::DataPtr;
 
 use super::memory::{Reach, scatter};
-use crate::device::{Cq, Landing, QpBuffers, RECEIVE, ReceiveQueue, State};
-use crate::rc::{Access, AtomicOp, Fault, Target};
+use crate::device::{Cqs, Landing, QpBuffers, RECEIVE, ReceiveQueue, State};
+use crate::rc::{Access, AtomicOp, Fault, MessageEnd, Target};
 use crate::stats::Stats;
 
 /// Key that ends the list of buffers in a receive WQE (`MLX5_INVALID_LKEY`).
@@ -24,7 +22,7 @@ pub(super) struct ResponderSide<'a> {
     pub(super) buffers: &'a QpBuffers,
     /// `None` if the queue pair has no receive queue.
     pub(super) queue: Option<&'a mut ReceiveQueue>,
-    pub(super) cqs: &'a mut HashMap<u32, Cq>,
+    pub(super) cqs: &'a mut Cqs,
     pub(super) stats: &'a mut Stats,
 }
 
@@ -32,31 +30,25 @@ pub(super) struct ResponderSide<'a> {
 struct Report<'a> {
     cqn: u32,
     qpn: u32,
-    cqs: &'a mut HashMap<u32, Cq>,
+    cqs: &'a mut Cqs,
     stats: &'a mut Stats,
 }
 
 impl Report<'_> {
-    fn write(&mut self, index: u16, make: impl FnOnce(CqeOrigin) -> Cqe64) {
+    fn write(&mut self, index: u16, solicited: bool, make: impl FnOnce(CqeOrigin) -> Cqe64) {
         let qpn = self.qpn;
-        let written = self.cqs.get_mut(&self.cqn).is_some_and(|cq| {
-            cq.push(|owner| {
-                make(CqeOrigin {
-                    qpn,
-                    wqe_counter: index,
-                    owner,
-                })
+        self.cqs.complete(self.cqn, solicited, self.stats, |owner| {
+            make(CqeOrigin {
+                qpn,
+                wqe_counter: index,
+                owner,
             })
         });
-        if written {
-            self.stats.completions += 1;
-        } else {
-            self.stats.cq_overruns += 1;
-        }
     }
 
     fn fail(&mut self, index: u16, syndrome: Syndrome) {
-        self.write(index, |origin| {
+        // An error counts as solicited.
+        self.write(index, true, |origin| {
             Cqe64::error(origin, CqeOpcode::RespErr, 0, syndrome, 0)
         });
     }
@@ -158,7 +150,13 @@ impl Target for ResponderSide<'_> {
         Ok(())
     }
 
-    fn receive_end(&mut self, len: u32, immediate: Option<u32>, is_write: bool) {
+    fn receive_end(&mut self, end: MessageEnd) {
+        let MessageEnd {
+            len,
+            immediate,
+            is_write,
+            solicited,
+        } = end;
         let Some(queue) = &mut self.queue else {
             return;
         };
@@ -171,7 +169,7 @@ impl Target for ResponderSide<'_> {
             (false, None) => CqeOpcode::RespSend,
         };
         let user_index = self.reach.qpc.user_index();
-        self.report().write(index, |origin| {
+        self.report().write(index, solicited, |origin| {
             Cqe64::responder(origin, opcode, len, immediate, user_index)
         });
     }

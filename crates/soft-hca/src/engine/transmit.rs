@@ -100,6 +100,7 @@ impl Engine<'_> {
             mrs,
             stats,
             faults,
+            events,
             ..
         } = state;
         let Some(qp) = qps.get_mut(&qpn) else {
@@ -139,6 +140,7 @@ impl Engine<'_> {
                 }
             }
             if responder.failed() && qp.state != mlx5gda_sys::prm::QpState::Err {
+                events.refused(qp.number, responder.fault());
                 qp.enter_error();
             }
         }

@@ -22,7 +22,7 @@ pub use queue::{Op, WorkRequest};
 pub use requester::{Completion, Requester, RequesterConfig};
 pub use responder::{Responder, ResponderConfig};
 pub use segment::TxPacket;
-pub use target::{Access, Fault, Target};
+pub use target::{Access, Fault, MessageEnd, Target};
 
 /// How a work request ended.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use mlx5gda_sys::wqe::AtomicOp;
 
 use super::answer::{Answers, Reply};
-use super::target::{Access, Fault, Target};
+use super::target::{Access, Fault, MessageEnd, Target};
 use crate::psn::{Psn, Seq};
 use crate::wire::{AckCode, Headers, NakCode, Opcode, Packet, Position, Reth};
 
@@ -61,7 +61,7 @@ pub struct Responder {
     answers: Answers,
     atomics: VecDeque<(Seq, u64)>,
     gap: Gap,
-    failed: bool,
+    failed: Option<Fault>,
     duplicates: u64,
     out_of_order: u64,
 }
@@ -77,7 +77,7 @@ impl Responder {
             answers: Answers::default(),
             atomics: VecDeque::new(),
             gap: Gap::None,
-            failed: false,
+            failed: None,
             duplicates: 0,
             out_of_order: 0,
         }
@@ -85,6 +85,11 @@ impl Responder {
 
     /// Whether a request was refused for good: the queue pair is in error.
     pub const fn failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// Why a request was refused for good.
+    pub const fn fault(&self) -> Option<Fault> {
         self.failed
     }
 
@@ -105,7 +110,7 @@ impl Responder {
 
     /// Takes a request from the peer.
     pub fn on_packet(&mut self, packet: &Packet<'_>, target: &mut dyn Target) {
-        if self.failed || !packet.headers.bth.opcode.is_request() {
+        if self.failed() || !packet.headers.bth.opcode.is_request() {
             return;
         }
         let seq = packet.headers.bth.psn.nearest(self.expected);
@@ -143,7 +148,7 @@ impl Responder {
         if fault == Fault::NotReady {
             self.gap = Gap::NotReady;
         } else {
-            self.failed = true;
+            self.failed = Some(fault);
         }
     }
 
@@ -222,7 +227,7 @@ impl Responder {
             len,
         });
         if opcode.has_immediate() {
-            target.receive_end(len, packet.headers.immediate, true);
+            target.receive_end(end_of(packet, len));
         }
         self.accept(packet);
         Ok(())
@@ -247,7 +252,7 @@ impl Responder {
             .ok_or(Fault::Unsupported)?;
         self.message = (!position.is_end()).then_some(Message::Send { received });
         if position.is_end() {
-            target.receive_end(received, packet.headers.immediate, false);
+            target.receive_end(end_of(packet, received));
         }
         self.accept(packet);
         Ok(())
@@ -334,7 +339,7 @@ impl Responder {
         self.answers.clear();
         let code = Fault::Access.code(self.config.min_rnr_nak);
         self.acknowledge(reply.headers.bth.psn, code);
-        self.failed = true;
+        self.failed = Some(Fault::Access);
     }
 }
 
@@ -355,4 +360,15 @@ fn atomic_of(headers: &Headers) -> Option<(u64, u32, AtomicOp)> {
         }
     };
     Some((eth.addr, eth.rkey, op))
+}
+
+/// What the last packet says of a message of `len` bytes.
+fn end_of(packet: &Packet<'_>, len: u32) -> MessageEnd {
+    let bth = &packet.headers.bth;
+    MessageEnd {
+        len,
+        immediate: packet.headers.immediate,
+        is_write: bth.opcode.is_write(),
+        solicited: bth.solicited,
+    }
 }

@@ -59,12 +59,12 @@ impl Target for Peer {
         Ok(())
     }
 
-    fn receive_end(&mut self, len: u32, immediate: Option<u32>, is_write: bool) {
-        if !is_write {
-            assert_eq!(len as usize, self.buffer.len());
+    fn receive_end(&mut self, end: MessageEnd) {
+        if !end.is_write {
+            assert_eq!(end.len as usize, self.buffer.len());
         }
         self.received
-            .push((std::mem::take(&mut self.buffer), immediate));
+            .push((std::mem::take(&mut self.buffer), end.immediate));
     }
 }
 

@@ -42,6 +42,19 @@ impl Fault {
     }
 }
 
+/// A message that took a receive buffer, complete.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct MessageEnd {
+    /// Bytes of the message.
+    pub len: u32,
+    /// Immediate data.
+    pub immediate: Option<u32>,
+    /// It was a WRITE, whose data went elsewhere.
+    pub is_write: bool,
+    /// The sender asks for an event.
+    pub solicited: bool,
+}
+
 /// The memory and receive queue behind a responder.
 pub trait Target {
     /// Whether `len` bytes at `addr` may be accessed so.
@@ -77,5 +90,5 @@ pub trait Target {
     fn receive_data(&mut self, offset: u32, data: &[u8]) -> Result<(), Fault>;
 
     /// The message that took the receive buffer is complete.
-    fn receive_end(&mut self, len: u32, immediate: Option<u32>, is_write: bool);
+    fn receive_end(&mut self, end: MessageEnd);
 }

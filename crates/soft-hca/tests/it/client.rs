@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use mlx5gda_sys::cqe::{Cqe64, CqeOpcode, Syndrome};
+use mlx5gda_sys::doorbell::UAR_CQ_DOORBELL;
 use mlx5gda_sys::ffi;
 use mlx5gda_sys::prm::{
-    AtomicMode, CmdOpcode, CmdStatus, CommandIn, CreateCqIn, CreateQpIn, Init2RtrQpIn, Layout,
-    Mailbox, Mtu, OutHeader, PmState, Qp2ErrIn, Qp2RstIn, Qpc, QueryQpIn, RqType, Rst2InitQpIn,
-    Rtr2RtsQpIn, opt_param,
+    AtomicMode, CmdOpcode, CmdStatus, CommandIn, Cqc, CreateCqIn, CreateQpIn, Init2RtrQpIn, Layout,
+    Mailbox, Mtu, OutHeader, PmState, Qp2ErrIn, Qp2RstIn, Qpc, QueryCqIn, QueryQpIn, RqType,
+    Rst2InitQpIn, Rtr2RtsQpIn, opt_param,
 };
 use mlx5gda_sys::table::FnTable;
 use mlx5gda_sys::wqe::{DataPtr, Post, Wqe};
@@ -292,10 +293,23 @@ impl Client {
 
     pub(crate) fn cq(&mut self, log: u32, collapsed: bool) -> Cq {
         let (input, ring) = self.cq_command(log, collapsed);
+        self.cq_by(input, ring)
+    }
+
+    /// A queue of `2^log` entries that minds its consumer counter.
+    pub(crate) fn strict_cq(&mut self, log: u32) -> Cq {
+        let (mut input, ring) = self.cq_command(log, false);
+        input.cq_context.set_oi(false);
+        self.cq_by(input, ring)
+    }
+
+    fn cq_by(&self, input: CreateCqIn, ring: u64) -> Cq {
+        let log = input.cq_context.log_cq_size();
         let (object, out) = self.create(input).unwrap();
         Cq {
             object,
             number: out.cqn(),
+            doorbell: input.cq_context.dbr_addr(),
             ring,
             log,
             consumed: 0,
@@ -568,6 +582,42 @@ impl Client {
         }
     }
 
+    /// Says in the doorbell record what was consumed.
+    pub(crate) fn release(&self, cq: &Cq) {
+        let consumed = (cq.consumed & 0x00ff_ffff).to_be();
+        // SAFETY: in control memory, aligned.
+        unsafe { AtomicU32::from_ptr(self.control(cq.doorbell).cast()) }
+            .store(consumed, Ordering::Release);
+    }
+
+    /// Arms a queue for the completion after those consumed: writes the arming
+    /// word and the doorbell register.
+    pub(crate) fn arm(&self, cq: &Cq, sequence: u32, solicited: bool) {
+        let word = sequence << 28 | u32::from(solicited) << 24 | cq.consumed & 0x00ff_ffff;
+        // SAFETY: in control memory, aligned.
+        unsafe { AtomicU32::from_ptr(self.control(cq.doorbell + 4).cast()) }
+            .store(word.to_be(), Ordering::Release);
+        let value = u64::from(word) << 32 | u64::from(cq.number);
+        // SAFETY: the register is in the UAR page, which is alive.
+        let register = unsafe {
+            let page = (*self.uar).base_addr.cast::<u8>();
+            AtomicU64::from_ptr(page.add(UAR_CQ_DOORBELL).cast())
+        };
+        register.store(value.to_be(), Ordering::Release);
+    }
+
+    pub(crate) fn cq_context(&self, cq: &Cq) -> Cqc {
+        let mut input = QueryCqIn::new();
+        input.set_cqn(cq.number).unwrap();
+        self.query(cq.object, input).cq_context
+    }
+
+    /// Posts a NOP that completes.
+    pub(crate) fn nop(&self, qp: &mut Qp) {
+        let wqe = Wqe::nop(self.signalled(qp)).unwrap();
+        self.post(qp, &wqe);
+    }
+
     pub(crate) fn end(&self, qp: &Qp, psn: u32, mtu: Mtu) -> End {
         End {
             qpn: qp.number,
@@ -643,6 +693,7 @@ pub(crate) struct Cq {
     pub(crate) object: *mut ffi::mlx5dv_devx_obj,
     pub(crate) number: u32,
     pub(crate) ring: u64,
+    pub(crate) doorbell: u64,
     pub(crate) log: u32,
     pub(crate) consumed: u32,
 }

@@ -1,8 +1,10 @@
 //! Devices driven through the function table only, as a C client would.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod channel;
 mod client;
 mod commands;
+mod completions;
 mod end_to_end;
 mod events;
 mod faults;

@@ -46,6 +46,11 @@ const FUNCTIONS: [&[&str]; 2] = [
         "mlx5dv_devx_alloc_uar",
         "mlx5dv_devx_free_uar",
         "mlx5dv_devx_query_eqn",
+        "mlx5dv_devx_create_event_channel",
+        "mlx5dv_devx_destroy_event_channel",
+        "mlx5dv_devx_subscribe_devx_event",
+        "mlx5dv_devx_subscribe_devx_event_fd",
+        "mlx5dv_devx_get_event",
     ],
 ];
 
@@ -60,6 +65,7 @@ const TYPES: &[&str] = &[
     "mlx5dv_context_attr_flags",
     "mlx5dv_obj_type",
     "mlx5dv_pd",
+    "mlx5_ib_uapi_devx_create_event_channel_flags",
     "mlx5_ib_uapi_uar_alloc_type",
     "mlx5_cqe64",
     "mlx5_err_cqe",
@@ -79,6 +85,7 @@ const OPAQUE: &[&str] = &[
     "_ibv_device_ops",
     "_compat_ibv_port_attr",
     "mlx5dv_(qp|cq|srq|rwq|dm)",
+    "mlx5_ib_uapi_devx_async_event_hdr",
 ];
 
 /// The first comes out of bindgen with 20 bytes in place of 16 (packed, and aligned to 4); the

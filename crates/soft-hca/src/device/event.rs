@@ -1,0 +1,186 @@
+//! Events of the device and who has subscribed to them.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use mlx5gda_sys::eqe::{Eqe, EventType};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
+use zerocopy::IntoBytes;
+
+use super::{ContextId, ObjectId};
+use crate::rc::Fault;
+
+/// The device's end of an event channel. Each message is one event: the
+/// subscription's cookie, then the entry unless it is left out.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) owner: ContextId,
+    pub(crate) socket: OwnedFd,
+    /// Only cookies are sent.
+    pub(crate) omit_data: bool,
+}
+
+/// Where an event goes.
+#[derive(Debug)]
+pub(crate) enum Sink {
+    /// To the channel, with this cookie.
+    Cookie(u64),
+    /// To an eventfd, as 1.
+    Counter(OwnedFd),
+}
+
+/// Somebody's interest in one kind of event of one object, or of the device.
+#[derive(Debug)]
+struct Subscription {
+    channel: u32,
+    object: Option<ObjectId>,
+    event: EventType,
+    sink: Sink,
+}
+
+/// Channels and subscriptions.
+#[derive(Debug, Default)]
+pub(crate) struct Events {
+    pub(crate) channels: HashMap<u32, Channel>,
+    subscriptions: Vec<Subscription>,
+}
+
+/// Whether an object has events of this kind; `None` is the device itself.
+pub(crate) const fn has_event(object: Option<ObjectId>, event: EventType) -> bool {
+    matches!(
+        (object, event),
+        (
+            Some(ObjectId::Cq(_)),
+            EventType::Completion | EventType::CqError
+        ) | (
+            Some(ObjectId::Qp(_)),
+            EventType::CommunicationEstablished
+                | EventType::WqCatastrophic
+                | EventType::InvalidRequest
+                | EventType::AccessViolation
+        ) | (None, EventType::PortChange)
+    )
+}
+
+impl Events {
+    /// Adds a subscription of a channel.
+    pub(crate) fn subscribe(
+        &mut self,
+        channel: u32,
+        object: Option<ObjectId>,
+        event: EventType,
+        sink: Sink,
+    ) {
+        self.subscriptions.push(Subscription {
+            channel,
+            object,
+            event,
+            sink,
+        });
+    }
+
+    /// Ends a channel and its subscriptions.
+    pub(crate) fn close(&mut self, channel: u32) {
+        self.channels.remove(&channel);
+        self.subscriptions.retain(|to| to.channel != channel);
+    }
+
+    /// Ends the channels of a context.
+    pub(crate) fn close_context(&mut self, context: ContextId) {
+        self.channels.retain(|_, channel| channel.owner != context);
+        let channels = &self.channels;
+        self.subscriptions
+            .retain(|to| channels.contains_key(&to.channel));
+    }
+
+    /// Ends the subscriptions to an object that is gone.
+    pub(crate) fn forget(&mut self, object: ObjectId) {
+        self.subscriptions.retain(|to| to.object != Some(object));
+    }
+
+    /// Tells those who have subscribed.
+    pub(crate) fn raise(&self, object: Option<ObjectId>, eqe: &Eqe) {
+        let interested = |to: &&Subscription| to.object == object && eqe.event() == Ok(to.event);
+        for to in self.subscriptions.iter().filter(interested) {
+            if let Err(error) = self.deliver(to, eqe) {
+                tracing::warn!(%error, ?object, event = ?to.event, "event not delivered");
+            }
+        }
+    }
+
+    /// Tells of something that happened to a queue pair.
+    pub(crate) fn queue_pair(&self, qpn: u32, event: EventType) {
+        let object = Some(ObjectId::Qp(qpn));
+        self.raise(object, &Eqe::queue_pair(event, qpn));
+    }
+
+    /// Tells why a responder refused a request for good, unless a completion
+    /// says so.
+    pub(crate) fn refused(&self, qpn: u32, fault: Option<Fault>) {
+        match fault {
+            Some(Fault::Access) => self.queue_pair(qpn, EventType::AccessViolation),
+            Some(Fault::Unsupported) => self.queue_pair(qpn, EventType::InvalidRequest),
+            Some(Fault::Length | Fault::Operation | Fault::NotReady) | None => {}
+        }
+    }
+
+    fn deliver(&self, to: &Subscription, eqe: &Eqe) -> Result<(), Errno> {
+        match &to.sink {
+            Sink::Counter(counter) => {
+                rustix::io::write(counter, &1u64.to_ne_bytes())?;
+            }
+            Sink::Cookie(cookie) => {
+                let channel = self.channels.get(&to.channel).ok_or(Errno::BADF)?;
+                let mut message = cookie.to_ne_bytes().to_vec();
+                if !channel.omit_data {
+                    message.extend_from_slice(eqe.as_bytes());
+                }
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                send(&channel.socket, &message, flags)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+
+    use super::*;
+
+    #[test]
+    fn what_is_gone_is_not_told_of() {
+        let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+        let (ours, theirs) = socketpair(family, kind, SocketFlags::NONBLOCK, None).unwrap();
+        let mut events = Events::default();
+        let channel = Channel {
+            owner: ContextId(1),
+            socket: ours,
+            omit_data: false,
+        };
+        events.channels.insert(7, channel);
+        let cq = ObjectId::Cq(5);
+        let object = Some(cq);
+        let heard = || {
+            let mut message = [0; 100];
+            recv(&theirs, &mut message[..], RecvFlags::DONTWAIT).map(|(len, _)| len)
+        };
+        events.subscribe(7, object, EventType::Completion, Sink::Cookie(1));
+        events.raise(object, &Eqe::completion(5));
+        events.raise(object, &Eqe::cq_error(5, Eqe::CQ_OVERRUN));
+        events.raise(Some(ObjectId::Cq(6)), &Eqe::completion(6));
+        assert_eq!(heard(), Ok(72));
+        assert_eq!(heard(), Err(Errno::AGAIN));
+        events.forget(cq);
+        events.raise(object, &Eqe::completion(5));
+        assert_eq!(heard(), Err(Errno::AGAIN));
+        events.subscribe(7, object, EventType::Completion, Sink::Cookie(1));
+        events.close_context(ContextId(1));
+        events.raise(object, &Eqe::completion(5));
+        // The device's end is closed.
+        assert_eq!(heard(), Ok(0));
+        assert!(events.subscriptions.is_empty());
+    }
+}
