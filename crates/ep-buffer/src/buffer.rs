@@ -35,6 +35,8 @@ pub struct EpBuffer<F> {
     pub(crate) stats: EpStats,
     pub(crate) plans: PlanPool,
     pub(crate) scratch: Scratch,
+    /// [`EpBuffer::begin_round`] was called, and no dispatch since.
+    pub(crate) round_begun: bool,
 }
 
 /// Memory that operations need while they run.
@@ -120,6 +122,7 @@ impl<F: Fabric> EpBuffer<F> {
                 ranks: RankSet::new(config.capacity()),
                 cursors: vec![0; capacity],
             },
+            round_begun: false,
             config,
         })
     }
@@ -188,6 +191,15 @@ impl<F: Fabric> EpBuffer<F> {
         self.placement.local_experts(self.rank) as usize
             * self.config.rows_per_expert()
             * self.config.hidden() as usize
+    }
+
+    /// Begins a round and returns the epoch of its first operation. Rounds need not be
+    /// begun like this: the first dispatch does it too. But a rank that was thought
+    /// dead, and is taken in again, goes on at another epoch when it begins a round,
+    /// and a caller whose work depends on the epoch must know it beforehand.
+    pub fn begin_round(&mut self) -> Epoch {
+        self.round_begun = true;
+        self.fabric.control().begin_round()
     }
 
     /// Begins an operation. While the agent has promised to wait for a decision,

@@ -56,6 +56,9 @@ impl<F: Fabric> EpBuffer<F> {
                 what: "the dispatch output",
             });
         }
+        if !std::mem::take(&mut self.round_begun) {
+            self.fabric.control().begin_round();
+        }
         let epoch = self.begin()?;
         let mut plan = self.plans.take(|| Plan::new(self.number, &self.config));
         let result = self.run_dispatch(epoch, Arc::make_mut(&mut plan), &input, out);

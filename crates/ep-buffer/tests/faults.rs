@@ -187,7 +187,7 @@ fn comes_back(before: u64, later: u64) {
                 for other in &all_ranks[..3] {
                     control.admit(*other, Incarnation(1), from);
                 }
-                control.set_next_epoch(from);
+                control.resume_at(from);
                 buffer = EpBuffer::new(config.clone(), cluster.fabric(DEAD).unwrap()).unwrap();
                 // The others take time-outs to get there.
                 let first = cluster.control(Rank(0)).unwrap();
@@ -249,7 +249,7 @@ fn a_combine_leaves_out_the_new_life_of_a_rank_that_was_in_its_dispatch() {
             let control = cluster.control(rank).unwrap();
             let fabric = cluster.fabric(rank).unwrap();
             buffer = EpBuffer::new(buffer.config().clone(), fabric).unwrap();
-            control.set_next_epoch(Epoch(1));
+            control.resume_at(Epoch(1));
             let alone = dispatch(&mut buffer, &own, &mut out);
             control.admit(Rank(0), Incarnation(1), from);
             while cluster.control(Rank(0)).unwrap().next_epoch() < from {
@@ -321,7 +321,7 @@ fn a_newcomer_is_patient_with_those_who_wait_for_a_dead_rank() {
     control.admit(new, Incarnation(1), Epoch(1));
     let control = cluster.control(new).unwrap();
     control.admit(old, Incarnation(1), Epoch(1));
-    control.set_next_epoch(Epoch(1));
+    control.resume_at(Epoch(1));
     std::thread::scope(|scope| {
         for rank in [old, new] {
             let fabric = cluster.fabric(rank).unwrap();
@@ -340,4 +340,33 @@ fn a_newcomer_is_patient_with_those_who_wait_for_a_dead_rank() {
             });
         }
     });
+}
+
+/// A rank that was thought dead and has run ahead alone goes on where the others
+/// are, but not in the middle of a round.
+#[test]
+fn a_rank_that_ran_ahead_goes_on_at_the_agreed_epoch() {
+    let config = Config::builder(2, 2, 8, 2).build().unwrap();
+    let cluster = Cluster::new(&config, Network::default()).unwrap();
+    let mut buffer = EpBuffer::new(config.clone(), cluster.fabric(Rank(1)).unwrap()).unwrap();
+    let control = cluster.control(Rank(1)).unwrap();
+    let mut out = buffer.dispatch_output().unwrap();
+    let own = Tokens {
+        x: vec![half::bf16::ONE; 8],
+        topk_idx: vec![0],
+        topk_weights: vec![1.0],
+        top_k: 1,
+    };
+    for epoch in 0..6 {
+        assert_eq!(control.next_epoch(), Epoch(epoch));
+        dispatch(&mut buffer, &own, &mut out);
+    }
+    assert_eq!(buffer.begin_round(), Epoch(6));
+    control.detach();
+    control.resume_at(Epoch(4));
+    // This round was begun before: the caller has made its input for epoch 6.
+    dispatch(&mut buffer, &own, &mut out);
+    assert_eq!(buffer.begin_round(), Epoch(4));
+    dispatch(&mut buffer, &own, &mut out);
+    assert_eq!(control.next_epoch(), Epoch(5));
 }

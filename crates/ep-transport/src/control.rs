@@ -9,7 +9,10 @@
 //! - a rank is admitted by the agent only, only after it was masked and after
 //!   every operation that began before the mask has ended ([`Control::quiesce`]);
 //! - the data path begins no operation at or beyond `run_limit`, which is how the
-//!   agent promises the other ranks that an agreed epoch still lies ahead.
+//!   agent promises the other ranks that an agreed epoch still lies ahead;
+//! - a rank that comes in goes on at the agreed epoch: the agent says so in `resume`,
+//!   and the data path takes it from there between two rounds. Until then it runs
+//!   alone, whatever the rows say, since its epochs are not those of the others.
 
 use crate::ids::{Epoch, Incarnation, Rank, RankSet};
 #[cfg(loom)]
@@ -20,6 +23,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, fence};
 use std::time::{Duration, Instant};
 
 const NEVER: u64 = u64::MAX;
+/// In `resume`: the counter is right.
+const GO_ON: u64 = u64::MAX;
+/// In `resume`: the rows are being written.
+const DETACHED: u64 = u64::MAX - 1;
 
 #[derive(Debug)]
 struct Entry {
@@ -49,10 +56,15 @@ pub struct Control {
     begun: AtomicU64,
     ended: AtomicU64,
     own_incarnation: AtomicU32,
+    /// The epoch at which this rank goes on, or [`GO_ON`] or [`DETACHED`].
+    resume: AtomicU64,
+    /// Operations of a round.
+    round: u64,
 }
 
 impl Control {
-    /// A table for `capacity` ranks, nobody active, next epoch 0, no run limit.
+    /// A table for `capacity` ranks, nobody active, next epoch 0, no run limit, and
+    /// rounds of one operation.
     #[must_use]
     pub fn new(capacity: u32, own: Incarnation) -> Self {
         let entries = (0..capacity)
@@ -69,7 +81,17 @@ impl Control {
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             own_incarnation: AtomicU32::new(own.0),
+            resume: AtomicU64::new(GO_ON),
+            round: 1,
         }
+    }
+
+    /// The same with rounds of `operations` operations: the counter goes on elsewhere
+    /// only between two rounds.
+    #[must_use]
+    pub fn with_round(mut self, operations: u64) -> Self {
+        self.round = operations.max(1);
+        self
     }
 
     /// This rank's own incarnation, which its signals carry.
@@ -98,8 +120,18 @@ impl Control {
     #[must_use]
     pub fn is_active(&self, rank: Rank, epoch: Epoch) -> bool {
         self.entries.get(rank.index()).is_some_and(|entry| {
-            entry.active_from.load(SeqCst) <= epoch.0 && epoch.0 < entry.active_until.load(SeqCst)
+            entry.active_from.load(SeqCst) <= epoch.0
+                && epoch.0 < entry.active_until.load(SeqCst)
+                // After the row: the agent writes in the opposite order.
+                && self.resume.load(SeqCst) == GO_ON
         })
+    }
+
+    /// Whether `rank` was admitted in this life and masked since.
+    #[must_use]
+    pub(crate) fn is_masked(&self, rank: Rank, incarnation: Incarnation) -> bool {
+        self.participation(rank)
+            .is_some_and(|row| row.incarnation == incarnation && row.active_until.0 != NEVER)
     }
 
     /// Fills `set` with the ranks that take part in `epoch`.
@@ -141,15 +173,41 @@ impl Control {
         }
     }
 
-    /// The epoch that the next operation will have.
+    /// The epoch that the next operation will have, or the next round, if this rank
+    /// is to go on elsewhere.
     #[must_use]
     pub fn next_epoch(&self) -> Epoch {
-        Epoch(self.next_epoch.load(SeqCst))
+        match self.resume.load(SeqCst) {
+            GO_ON | DETACHED => Epoch(self.next_epoch.load(SeqCst)),
+            resume => Epoch(resume),
+        }
     }
 
-    /// Sets the counter; for a newcomer that was admitted at `epoch`, between operations.
-    pub fn set_next_epoch(&self, epoch: Epoch) {
-        self.next_epoch.store(epoch.0, SeqCst);
+    /// From now on this rank counts nobody, until it has gone on at the epoch that
+    /// [`Control::resume_at`] will say. Used by the agent before it writes the rows of
+    /// those among whom this rank comes in.
+    pub fn detach(&self) {
+        self.resume.store(DETACHED, SeqCst);
+    }
+
+    /// Makes the data path go on at `epoch` when its round has ended.
+    pub fn resume_at(&self, epoch: Epoch) {
+        self.resume.store(epoch.0, SeqCst);
+    }
+
+    /// Begins a round: goes on at another epoch if that was agreed, and returns the
+    /// epoch that the round begins with. In the middle of a round nothing changes.
+    /// Only the data path calls it.
+    pub fn begin_round(&self) -> Epoch {
+        let next = self.next_epoch.load(SeqCst);
+        let resume = self.resume.load(SeqCst);
+        if matches!(resume, GO_ON | DETACHED) || !next.is_multiple_of(self.round) {
+            return Epoch(next);
+        }
+        self.next_epoch.store(resume, SeqCst);
+        // Unless the agent has something else in mind by now.
+        let _ = self.resume.compare_exchange(resume, GO_ON, SeqCst, SeqCst);
+        Epoch(resume)
     }
 
     /// Begins an operation, unless its epoch is at or beyond the run limit.
@@ -198,13 +256,13 @@ impl Control {
     #[must_use]
     pub fn promise(&self, ahead: u64) -> Epoch {
         loop {
-            let limit = self.next_epoch.load(SeqCst).saturating_add(ahead.max(1));
+            let limit = self.next_epoch().0.saturating_add(ahead.max(1));
             self.run_limit.store(limit, SeqCst);
             fence(SeqCst);
             // Operations may have begun between the two lines above. Of those that
             // read the old limit, at most one has not moved the counter yet, and its
             // epoch is what the counter shows now.
-            if self.next_epoch.load(SeqCst) < limit {
+            if self.next_epoch().0 < limit {
                 return Epoch(limit);
             }
         }
@@ -274,6 +332,30 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_in_counts_nobody_before_its_counter_has_moved() {
+        let control = Control::new(2, Incarnation(1)).with_round(2);
+        for epoch in 0..301 {
+            assert_eq!(control.try_begin(), Some(Epoch(epoch)));
+            control.end();
+        }
+        control.detach();
+        control.admit(Rank(1), Incarnation(1), Epoch(40));
+        assert_eq!(control.begin_round(), Epoch(301));
+        control.resume_at(Epoch(40));
+        // In the middle of a round, whose epoch the row seems to include.
+        assert_eq!(control.begin_round(), Epoch(301));
+        assert!(!control.is_active(Rank(1), Epoch(301)));
+        assert_eq!(control.next_epoch(), Epoch(40));
+        assert_eq!(control.promise(3), Epoch(43));
+        control.release();
+        assert_eq!(control.try_begin(), Some(Epoch(301)));
+        control.end();
+        assert_eq!(control.begin_round(), Epoch(40));
+        assert!(control.is_active(Rank(1), Epoch(40)));
+        assert_eq!(control.try_begin(), Some(Epoch(40)));
+    }
+
+    #[test]
     fn no_operation_begins_beyond_the_promise() {
         let control = Control::new(1, Incarnation(1));
         assert_eq!(control.try_begin(), Some(Epoch(0)));
@@ -320,6 +402,35 @@ mod loom_tests {
             let limit = control.promise(1);
             let last = data_path.join().unwrap();
             assert!(last.is_none_or(|epoch| epoch < limit), "{last:?} {limit:?}");
+        });
+    }
+
+    #[test]
+    fn no_operation_before_the_agreed_epoch_counts_those_who_were_admitted() {
+        loom::model(|| {
+            let control = Arc::new(Control::new(2, Incarnation(1)));
+            // This rank has run ahead of the others, alone.
+            control.resume_at(Epoch(9));
+            control.begin_round();
+            let data_path = {
+                let control = Arc::clone(&control);
+                thread::spawn(move || {
+                    for _ in 0..2 {
+                        let round = control.begin_round();
+                        let epoch = control.try_begin().unwrap();
+                        assert_eq!(round, epoch);
+                        assert!(
+                            epoch < Epoch(9) || !control.is_active(PEER, epoch),
+                            "{epoch:?}"
+                        );
+                        control.end();
+                    }
+                })
+            };
+            control.detach();
+            control.admit(PEER, Incarnation(1), Epoch(4));
+            control.resume_at(Epoch(4));
+            data_path.join().unwrap();
         });
     }
 

@@ -216,7 +216,7 @@ impl Group {
         });
         match outcome {
             Some(Ok(epoch)) => {
-                self.control.set_next_epoch(epoch);
+                self.control.begin_round();
                 Ok(epoch)
             }
             Some(Err(error)) => Err(error),
