@@ -10,7 +10,11 @@ use anyhow::{Context, Result, ensure};
 use std::process::Command;
 
 /// Packages with fuzz targets, and their targets.
-const TARGETS: [(&str, &str); 1] = [("crates/memheap/fuzz", "operations")];
+const TARGETS: [(&str, &str); 3] = [
+    ("crates/memheap/fuzz", "operations"),
+    ("crates/soft-hca/fuzz", "packets"),
+    ("crates/soft-hca/fuzz", "commands"),
+];
 
 /// Has every edge of the control flow counted, where libFuzzer looks for it.
 const COVERAGE: &str = "--cfg fuzzing -Cpasses=sancov-module -Ccodegen-units=1 \
