@@ -39,7 +39,6 @@ pub(crate) fn run(device: &Device, stop: &AtomicBool) {
         ),
         delayed: DelayLine::default(),
         inbox: vec![0; 1 << 16],
-        outbox: Vec::with_capacity(1 << 13),
         scanned: Instant::now(),
     };
     let mut idle_since = Instant::now();
@@ -83,7 +82,6 @@ struct Engine<'a> {
     senders: Senders<'a>,
     delayed: DelayLine,
     inbox: Vec<u8>,
-    outbox: Vec<u8>,
     scanned: Instant,
 }
 

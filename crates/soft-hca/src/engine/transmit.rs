@@ -8,7 +8,7 @@ use crate::device::{Fate, FaultState, State};
 use crate::net::{DelayLine, Path, Senders};
 use crate::rc::Status;
 use crate::stats::{DropReason, Stats};
-use crate::wire::{Grh, Headers, ICRC_BYTES, encode, icrc};
+use crate::wire::{Flow, Grh, Headers, ICRC_BYTES, encode, icrc};
 
 /// Packets that one queue pair sends before the next has its turn.
 const BURST: usize = 32;
@@ -17,9 +17,9 @@ const BURST: usize = 32;
 struct Out<'a, 'b> {
     senders: &'a mut Senders<'b>,
     delayed: &'a mut DelayLine,
-    datagram: &'a mut Vec<u8>,
     now: Instant,
     path: Path,
+    flow: Flow,
     stats: &'a mut Stats,
     faults: &'a mut FaultState,
 }
@@ -27,50 +27,62 @@ struct Out<'a, 'b> {
 impl Out<'_, '_> {
     /// Encodes, seals and sends; `false` if the payload could not be had.
     fn send(&mut self, headers: &Headers, len: u32, fill: impl FnOnce(&mut [u8]) -> bool) -> bool {
-        self.datagram.clear();
+        let buffer = self.senders.buffer();
         if self.path.grh.is_some() {
-            self.datagram.extend_from_slice(&[0; Grh::BYTES]);
+            buffer.extend_from_slice(&[0; Grh::BYTES]);
         }
-        let filled = encode(headers, len as usize, self.datagram, |to| {
+        let filled = encode(headers, len as usize, buffer, |to| {
             fill(to).then_some(()).ok_or(())
         });
         if filled.is_err() {
+            self.senders.discard();
             return false;
         }
-        if let Some(grh) = self.path.grh
-            && let Ok(len) = u16::try_from(self.datagram.len() - Grh::BYTES + ICRC_BYTES)
-            && let Some(place) = self.datagram.first_chunk_mut()
-        {
-            *place = grh.to_bytes(len);
-        }
-        let flow = self.senders.flow(&self.path);
-        icrc::seal(&flow, self.datagram);
+        self.seal();
         self.stats.packets_out += 1;
         self.stats.payload_out += u64::from(len);
         self.dispatch();
         true
     }
 
+    /// Completes the datagram that is being made: the header in front that
+    /// says its length, the CRC behind it.
+    fn seal(&mut self) {
+        let datagram = self.senders.open();
+        if let Some(grh) = self.path.grh
+            && let Ok(len) = u16::try_from(datagram.len() - Grh::BYTES + ICRC_BYTES)
+            && let Some(place) = datagram.first_chunk_mut()
+        {
+            *place = grh.to_bytes(len);
+        }
+        if let Some(crc) = icrc::checksum(&self.flow, datagram) {
+            self.senders.buffer().extend_from_slice(&crc);
+        }
+    }
+
     /// Lets the datagram go, now or later, whole or not, once or twice.
     fn dispatch(&mut self) {
-        let Fate::Sent { flip, hold, again } = self.faults.fate(self.datagram.len()) else {
+        let datagram = self.senders.open();
+        let Fate::Sent { flip, hold, again } = self.faults.fate(datagram.len()) else {
+            self.senders.discard();
             self.stats.drop_packet(DropReason::Injected);
             return;
         };
         if let Some(bit) = flip
-            && let Some(byte) = self.datagram.get_mut(bit / 8)
+            && let Some(byte) = datagram.get_mut(bit / 8)
         {
             *byte ^= 1 << (bit % 8);
         }
         let later = |hold| self.now.checked_add(hold).unwrap_or(self.now);
         if let Some(hold) = again {
-            self.delayed.push(later(hold), self.path, self.datagram);
+            self.delayed.push(later(hold), self.path, datagram);
         }
         if hold.is_zero() {
-            let lost = self.senders.send(&self.path, self.datagram);
+            let lost = self.senders.finish(&self.path);
             self.stats.drop_packets(DropReason::Send, lost);
         } else {
-            self.delayed.push(later(hold), self.path, self.datagram);
+            self.delayed.push(later(hold), self.path, datagram);
+            self.senders.discard();
         }
     }
 }
@@ -109,12 +121,13 @@ impl Engine<'_> {
         let Some(path) = qp.path else {
             return false;
         };
+        let flow = self.senders.flow(&path);
         let mut out = Out {
             senders: &mut self.senders,
             delayed: &mut self.delayed,
-            datagram: &mut self.outbox,
             now,
             path,
+            flow,
             stats,
             faults,
         };

@@ -7,15 +7,17 @@ use crate::wire::{Flow, ICRC_BYTES, decode};
 /// Target of the events, level `TRACE`.
 const TARGET: &str = "soft_hca::packets";
 
+/// Whether anybody asks.
+pub(super) fn wanted() -> bool {
+    tracing::enabled!(target: TARGET, Level::TRACE)
+}
+
 /// Tells what goes out, in the order in which it goes out.
-pub(super) fn sent(flow: impl FnOnce() -> Flow, datagram: &[u8]) {
-    if !tracing::enabled!(target: TARGET, Level::TRACE) {
-        return;
-    }
+pub(super) fn sent(flow: &Flow, datagram: &[u8]) {
     let (Ok(packet), Some(icrc)) = (decode(datagram), datagram.last_chunk::<ICRC_BYTES>()) else {
         return;
     };
-    let Flow { src, dst, src_port } = flow();
+    let Flow { src, dst, src_port } = *flow;
     let headers = packet.headers;
     let bth = headers.bth;
     let (rdma, atomic) = (headers.reth, headers.atomic);

@@ -1,6 +1,7 @@
 //! UDP sockets.
 
 pub(crate) mod batch;
+mod collect;
 mod delay;
 mod log;
 mod name;
@@ -16,6 +17,7 @@ use rustix::net::sockopt::{
     set_socket_send_buffer_size,
 };
 
+use collect::{Collected, Way};
 pub(crate) use delay::DelayLine;
 pub(crate) use port::{Link, Path, Port};
 
@@ -76,7 +78,7 @@ pub(crate) struct Senders<'a> {
     by_port: HashMap<(u16, u8), Sender>,
     /// Whether datagrams are sent many at a time where that may be.
     batching: bool,
-    batch: Batch,
+    batch: Collected,
 }
 
 impl<'a> Senders<'a> {
@@ -86,7 +88,7 @@ impl<'a> Senders<'a> {
             own,
             by_port: HashMap::new(),
             batching,
-            batch: Batch::default(),
+            batch: Collected::default(),
         }
     }
 
@@ -128,24 +130,45 @@ impl<'a> Senders<'a> {
         }
     }
 
-    /// Sends a datagram made for [`Senders::flow`], now or with the next
-    /// [`Senders::flush`]. Returns datagrams that the system did not take.
-    pub(crate) fn send(&mut self, path: &Path, datagram: &[u8]) -> u64 {
-        log::sent(|| self.flow(path), datagram);
-        let way = Way {
-            remote: path.remote,
-            port: path.src_port,
-            traffic_class: path.traffic_class,
-        };
+    /// Where the next datagram is made: at the end of this, and in place.
+    /// [`Senders::finish`] or [`Senders::discard`] comes next.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.batch.bytes
+    }
+
+    /// The datagram that is being made.
+    pub(crate) fn open(&mut self) -> &mut [u8] {
+        self.batch.open()
+    }
+
+    /// Throws away the datagram that is being made.
+    pub(crate) fn discard(&mut self) {
+        self.batch.discard();
+    }
+
+    /// Sends the datagram that was made for [`Senders::flow`], now or with the
+    /// next [`Senders::flush`]. Returns datagrams that the system did not take.
+    pub(crate) fn finish(&mut self, path: &Path) -> u64 {
+        if log::wanted() {
+            let flow = self.flow(path);
+            log::sent(&flow, self.batch.open());
+        }
+        let way = Way::from(path);
         let mut lost = 0;
-        if self.batch.is_full(&way, datagram.len()) {
+        if self.batch.is_full(&way) {
             lost = self.flush();
         }
-        self.batch.push(way, datagram);
+        self.batch.accept(way);
         if !self.batching || !batchable(way.remote) {
             lost += self.flush();
         }
         lost
+    }
+
+    /// Sends a datagram that was made before.
+    pub(crate) fn send(&mut self, path: &Path, datagram: &[u8]) -> u64 {
+        self.batch.bytes.extend_from_slice(datagram);
+        self.finish(path)
     }
 
     /// Sends what has been collected. Returns datagrams that the system did
@@ -154,17 +177,17 @@ impl<'a> Senders<'a> {
         let Some(way) = self.batch.way else {
             return 0;
         };
-        let batch = std::mem::take(&mut self.batch);
+        let mut batch = std::mem::take(&mut self.batch);
         let (socket, _) = self.socket(way.port, way.traffic_class);
         let to = SocketAddr::new(way.remote, UDP_PORT);
-        let result = batch::send(socket, to, &batch.bytes, batch.segment);
+        let result = batch::send(socket, to, batch.complete(), batch.segment);
         let mut lost = 0;
         if let Err(error) = result {
             if batch.count > 1 && error.raw_os_error() != Some(libc::EAGAIN) {
                 tracing::debug!(%error, "datagrams are sent one by one from now on");
                 self.batching = false;
                 let (socket, _) = self.socket(way.port, way.traffic_class);
-                for datagram in batch.bytes.chunks(batch.segment) {
+                for datagram in batch.complete().chunks(batch.segment) {
                     lost += u64::from(socket.send_to(datagram, to).is_err());
                 }
             } else {
@@ -172,61 +195,8 @@ impl<'a> Senders<'a> {
                 lost = batch.count;
             }
         }
-        // The memory is used again.
-        self.batch = Batch {
-            way: None,
-            count: 0,
-            segment: 0,
-            short: false,
-            bytes: batch.bytes,
-        };
-        self.batch.bytes.clear();
+        batch.sent();
+        self.batch = batch;
         lost
-    }
-}
-
-/// From where to where.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-struct Way {
-    remote: IpAddr,
-    port: u16,
-    traffic_class: u8,
-}
-
-/// Datagrams of one size, the last one possibly shorter, that go the same way.
-#[derive(Debug, Default)]
-struct Batch {
-    way: Option<Way>,
-    count: u64,
-    /// Bytes of each but the last.
-    segment: usize,
-    /// The last one is shorter: nothing can follow.
-    short: bool,
-    bytes: Vec<u8>,
-}
-
-impl Batch {
-    /// Whether a datagram has to wait for the next batch.
-    fn is_full(&self, way: &Way, len: usize) -> bool {
-        /// Segments that every kernel with this feature takes.
-        const MAX_SEGMENTS: u64 = 64;
-        /// Bytes of the largest datagram, headers left out.
-        const MAX_BYTES: usize = 65_000;
-        self.way.is_some_and(|mine| mine != *way)
-            || (self.count > 0
-                && (self.short
-                    || len > self.segment
-                    || self.count == MAX_SEGMENTS
-                    || self.bytes.len() + len > MAX_BYTES))
-    }
-
-    fn push(&mut self, way: Way, datagram: &[u8]) {
-        if self.count == 0 {
-            self.way = Some(way);
-            self.segment = datagram.len();
-        }
-        self.short = datagram.len() < self.segment;
-        self.count += 1;
-        self.bytes.extend_from_slice(datagram);
     }
 }

@@ -138,11 +138,17 @@ fn compute(flow: &Flow, body: &[u8]) -> Option<(u32, usize)> {
     Some((hasher.finalize(), prefix.len - IDENT_END + rest.len()))
 }
 
+/// The CRC of `body`, a datagram of at least a BTH, as it is sent behind it.
+/// `None` for one that is too short or too long.
+pub fn checksum(flow: &Flow, body: &[u8]) -> Option<[u8; ICRC_BYTES]> {
+    compute(flow, body).map(|(crc, _)| crc.to_le_bytes())
+}
+
 /// Appends the CRC to `body`, a datagram of at least a BTH. One that is too
 /// short or too long is left as it is.
 pub fn seal(flow: &Flow, body: &mut Vec<u8>) {
-    if let Some((crc, _)) = compute(flow, body) {
-        body.extend_from_slice(&crc.to_le_bytes());
+    if let Some(crc) = checksum(flow, body) {
+        body.extend_from_slice(&crc);
     }
 }
 
