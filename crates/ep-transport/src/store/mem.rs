@@ -71,6 +71,11 @@ impl MemStore {
         state
     }
 
+    /// Whether this lease has not ended.
+    pub(super) fn holds(&self, lease: LeaseId) -> bool {
+        self.lock().holds(lease)
+    }
+
     fn change<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         let result = act(&mut self.lock());
         self.0.changed.notify_all();

@@ -1,15 +1,21 @@
 //! The rendezvous: a small key-value store in which ranks find each other and
 //! decide things once.
 //!
-//! Nothing in the data path depends on it. [`MemStore`] serves ranks of one
-//! process (tests); [`TcpStoreServer`] serves a [`MemStore`] to other processes,
-//! from within rank 0; [`TcpStore`] is its client. The TCP store dies with the
-//! process that serves it: the other ranks go on serving with the view they have,
-//! but no rank can be admitted any more.
+//! Nothing in the data path depends on it. What each one survives:
+//!
+//! | store | a client's process ends | a connection breaks | the serving process ends |
+//! | --- | --- | --- | --- |
+//! | [`MemStore`]: ranks of one process (tests) | - | - | everything ends |
+//! | [`TcpStoreServer`] in rank 0, [`TcpStore`] in the others | noticed within about 10 ms | opened again, leases live on | **the store is gone**: the other ranks go on with the view they have, and no rank can be admitted any more |
+//!
+//! A store that stands still for a while, with its process or its machine, gives that
+//! time back to every lease.
 
+mod channel;
 mod client;
 mod mem;
 mod server;
+mod sessions;
 mod state;
 mod wire;
 
@@ -130,6 +136,20 @@ pub enum StoreError {
         /// The limit.
         limit: usize,
     },
+    /// The two sides do not know the same secret.
+    #[error("{address} is not to be trusted: {why}")]
+    Unauthenticated {
+        /// The other side.
+        address: String,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// The store was started again and has forgotten everything, leases included.
+    #[error("the store at {address} is another one than before")]
+    Replaced {
+        /// Where it is.
+        address: String,
+    },
     /// The lease has ended; keys put with it are gone.
     #[error("lease {} has ended", lease.0)]
     LeaseEnded {
@@ -160,6 +180,10 @@ pub trait Rendezvous: Send + Sync {
 
     /// Sets `key` if it was last written at `expected` (`None`: if it is not there).
     ///
+    /// A store that repeats the call over a new connection does so without carrying it
+    /// out twice. After an error the key may or may not have been set; what it holds
+    /// now tells, if the value says by whom it was written.
+    ///
     /// # Errors
     /// The value is too large, or the store is away. A lost swap is not an error.
     fn compare_and_swap(
@@ -182,7 +206,7 @@ pub trait Rendezvous: Send + Sync {
     ) -> Result<Changes, StoreError>;
 
     /// A new lease that ends `ttl` after its last [`Rendezvous::keep_alive`], or at
-    /// once when the store sees this client's process end.
+    /// once when the store sees this client's process end, as one over TCP does.
     ///
     /// # Errors
     /// The store is away.
@@ -191,7 +215,8 @@ pub trait Rendezvous: Send + Sync {
     /// Renews a lease.
     ///
     /// # Errors
-    /// The lease has ended, or the store is away.
+    /// [`StoreError::LeaseEnded`] if it has ended: the others have been told that this
+    /// process is gone. Or the store is away.
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError>;
 
     /// Ends a lease now.

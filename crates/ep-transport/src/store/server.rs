@@ -1,37 +1,58 @@
 //! Serves a [`MemStore`] over TCP, one thread for each connection.
 
-use super::wire::{self, Request, Response};
-use super::{LeaseId, MemStore, PROTOCOL_VERSION, Rendezvous, StoreError};
+use super::channel::{Channel, Fault, Side, fill_random};
+use super::sessions::Sessions;
+use super::wire::{Call, Request, Response, StoreId};
+use super::{MemStore, StoreError};
 use crate::error::Chain;
+use crate::secret::Secret;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Longest wait that one request may ask for.
-const MAX_WAIT: Duration = Duration::from_secs(30);
-/// How long a client may take to say hello or to take an answer.
+/// How long a client may take to say hello, to finish a message or to take an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often the acceptor looks whether it is to stop.
 const ACCEPT_PERIOD: Duration = Duration::from_millis(20);
+const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 const MAX_CONNECTIONS: usize = 8192;
 
 /// A store served to other processes until it is dropped.
 #[derive(Debug)]
 pub struct TcpStoreServer {
-    store: MemStore,
+    shared: Arc<Shared>,
     address: SocketAddr,
-    stop: Arc<AtomicBool>,
     acceptor: Option<JoinHandle<()>>,
 }
 
+#[derive(Debug)]
+struct Shared {
+    store: MemStore,
+    sessions: Sessions,
+    id: StoreId,
+    secret: Option<Secret>,
+    stop: AtomicBool,
+}
+
 impl TcpStoreServer {
-    /// Listens at `address`; port 0 takes any free one.
+    /// Listens at `address`; port 0 takes any free one. Whoever reaches the address
+    /// can read and write the store.
     ///
     /// # Errors
     /// [`StoreError::Bind`] if the address is in use or not of this machine.
     pub fn bind(address: &str) -> Result<Self, StoreError> {
+        Self::bind_with_secret(address, None)
+    }
+
+    /// Listens at `address`, for clients that know the secret if there is one.
+    ///
+    /// # Errors
+    /// [`StoreError::Bind`] if the address is in use or not of this machine.
+    pub fn bind_with_secret(address: &str, secret: Option<Secret>) -> Result<Self, StoreError> {
         let bind = |source| StoreError::Bind {
             address: address.to_owned(),
             source,
@@ -44,19 +65,25 @@ impl TcpStoreServer {
         let listener = TcpListener::bind(resolved).map_err(bind)?;
         listener.set_nonblocking(true).map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
-        let store = MemStore::new();
-        let stop = Arc::new(AtomicBool::new(false));
+        let mut id = StoreId([0; 16]);
+        fill_random(&mut id.0).map_err(bind)?;
+        let shared = Arc::new(Shared {
+            store: MemStore::new(),
+            sessions: Sessions::default(),
+            id,
+            secret,
+            stop: AtomicBool::new(false),
+        });
         let acceptor = std::thread::Builder::new()
             .name("store-accept".into())
             .spawn({
-                let (store, stop) = (store.clone(), Arc::clone(&stop));
-                move || accept(&listener, &store, &stop)
+                let shared = Arc::clone(&shared);
+                move || accept(&listener, &shared)
             })
             .map_err(bind)?;
         Ok(Self {
-            store,
+            shared,
             address,
-            stop,
             acceptor: Some(acceptor),
         })
     }
@@ -70,25 +97,29 @@ impl TcpStoreServer {
     /// The store itself, for the rank that serves it.
     #[must_use]
     pub fn store(&self) -> MemStore {
-        self.store.clone()
+        self.shared.store.clone()
     }
 }
 
 impl Drop for TcpStoreServer {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
+        self.shared.stop.store(true, Ordering::SeqCst);
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
         }
     }
 }
 
-fn accept(listener: &TcpListener, store: &MemStore, stop: &Arc<AtomicBool>) {
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     let mut connections: Vec<(TcpStream, JoinHandle<()>)> = Vec::new();
-    while !stop.load(Ordering::SeqCst) {
-        let Ok((stream, peer)) = listener.accept() else {
-            std::thread::sleep(ACCEPT_PERIOD);
+    let mut swept = Instant::now();
+    while !shared.stop.load(Ordering::SeqCst) {
+        if swept.elapsed() >= SWEEP_PERIOD {
+            swept = Instant::now();
             connections.retain(|(_, thread)| !thread.is_finished());
+            shared.sessions.sweep(&shared.store);
+        }
+        let Some((stream, peer)) = next(listener) else {
             continue;
         };
         if connections.len() >= MAX_CONNECTIONS {
@@ -98,25 +129,11 @@ fn accept(listener: &TcpListener, store: &MemStore, stop: &Arc<AtomicBool>) {
         let Ok(handle) = stream.try_clone() else {
             continue;
         };
-        let (store, stop) = (store.clone(), Arc::clone(stop));
-        let serve = move || {
-            let mut leases = Vec::new();
-            if let Err(error) = serve(stream, &store, &mut leases, &stop) {
-                tracing::debug!(%peer, error = %Chain(&error), "store connection ended");
-            }
-            if stop.load(Ordering::SeqCst) {
-                // This side ended it, which says nothing about the client.
-                return;
-            }
-            for lease in leases {
-                // Whoever held this connection is gone; so are its leases.
-                let _ = store.revoke(lease);
-            }
-        };
-        if let Ok(thread) = std::thread::Builder::new()
+        let shared = Arc::clone(shared);
+        let thread = std::thread::Builder::new()
             .name("store-serve".into())
-            .spawn(serve)
-        {
+            .spawn(move || serve(stream, peer, &shared));
+        if let Ok(thread) = thread {
             connections.push((handle, thread));
         }
     }
@@ -126,54 +143,68 @@ fn accept(listener: &TcpListener, store: &MemStore, stop: &Arc<AtomicBool>) {
     }
 }
 
-fn serve(
-    mut stream: TcpStream,
-    store: &MemStore,
-    leases: &mut Vec<LeaseId>,
-    stop: &AtomicBool,
-) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    // Both sides speak first, so that each can name the other's version.
-    wire::send_hello(&mut stream)?;
-    if wire::read_hello(&mut stream)? != Ok(PROTOCOL_VERSION) {
-        return Err(io::ErrorKind::Unsupported.into());
+/// The next connection, if one comes within the period.
+fn next(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    match listener.accept() {
+        Ok(accepted) => return Some(accepted),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            let timeout = Timespec::try_from(ACCEPT_PERIOD).ok();
+            // A client that comes back has little time: its arrival ends the wait.
+            let _ = poll(
+                &mut [PollFd::new(listener, PollFlags::IN)],
+                timeout.as_ref(),
+            );
+        }
+        // No descriptors, say.
+        Err(_) => std::thread::sleep(ACCEPT_PERIOD),
     }
-    stream.set_read_timeout(None)?;
-    while !stop.load(Ordering::SeqCst) {
-        let request = wire::receive(&mut stream)?;
-        let answer = answer(request, store, leases);
-        wire::send(&mut stream, &answer)?;
-    }
-    Ok(())
+    None
 }
 
-fn answer(request: Request, store: &MemStore, leases: &mut Vec<LeaseId>) -> Response {
-    let result = match request {
-        Request::Put(key, value, lease) => store.put(&key, &value, lease).map(Response::Revision),
-        Request::Get(key) => store.get(&key).map(Response::Entry),
-        Request::Delete(key) => store.delete(&key).map(|()| Response::Done),
-        Request::Swap(key, expected, value) => store
-            .compare_and_swap(&key, expected, &value)
-            .map(Response::Swap),
-        Request::Changes(prefix, after, limit) => store
-            .changes(&prefix, after, limit.min(MAX_WAIT))
-            .map(Response::Changes),
-        Request::Grant(ttl) => store.grant(ttl).map(|lease| {
-            leases.push(lease);
-            Response::Lease(lease)
-        }),
-        Request::KeepAlive(lease) => store.keep_alive(lease).map(|()| Response::Done),
-        Request::Revoke(lease) => store.revoke(lease).map(|()| {
-            leases.retain(|held| *held != lease);
-            Response::Done
-        }),
+fn serve(stream: TcpStream, peer: SocketAddr, shared: &Shared) {
+    let tell = |fault: Fault| {
+        let error = fault.at(&peer.to_string());
+        if matches!(error, StoreError::Unauthenticated { .. }) {
+            tracing::warn!(%peer, error = %Chain(&error), "store refuses a client");
+        } else {
+            tracing::debug!(%peer, error = %Chain(&error), "store connection ended");
+        }
     };
-    match result {
-        Ok(response) => response,
-        Err(StoreError::LeaseEnded { lease }) => Response::LeaseEnded(lease),
-        Err(error) => Response::Refused(error.to_string()),
+    let (mut channel, call) = match welcome(stream, shared) {
+        Ok(welcomed) => welcomed,
+        Err(fault) => return tell(fault),
+    };
+    let Request::Join(token) = call.request else {
+        return tell(Fault::Bad("it does not join first".into()));
+    };
+    let session = shared.sessions.join(token);
+    let mut answer = Response::Joined(shared.id);
+    let fault = loop {
+        let by = Instant::now() + PATIENCE;
+        let call = match channel.send(&answer, by) {
+            Ok(()) => channel.receive::<Call>(None, PATIENCE),
+            Err(fault) => Err(fault),
+        };
+        match call {
+            Ok(call) => answer = session.answer(call, &shared.store),
+            Err(fault) => break fault,
+        }
+    };
+    let closed = fault.closed_by_peer();
+    // The client must see the end of this connection even if the session stays.
+    drop(channel);
+    tell(fault);
+    // What this side has ended says nothing about the client.
+    if !shared.stop.load(Ordering::SeqCst) {
+        shared.sessions.part(token, closed, &shared.store);
     }
+}
+
+fn welcome(stream: TcpStream, shared: &Shared) -> Result<(Channel, Call), Fault> {
+    let deadline = Instant::now() + PATIENCE;
+    stream.set_nonblocking(false)?;
+    let secret = shared.secret.as_ref();
+    let mut channel = Channel::establish(stream, Side::Store, secret, deadline)?;
+    let call = channel.receive(Some(deadline), PATIENCE)?;
+    Ok((channel, call))
 }

@@ -1,12 +1,15 @@
 //! The store's contents and rules, without clocks, threads or sockets.
 
-use super::{Change, Changes, Entry, LeaseId, Revision, StoreError, Swap};
+use super::{Change, Changes, Entry, LeaseId, MAX_VALUE, Revision, StoreError, Swap};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Deleted keys are remembered so that watchers hear of them; beyond this many the
 /// oldest are forgotten.
 const MAX_TOMBSTONES: usize = 4096;
+
+/// Most bytes of keys and values in one list of changes: fits in a message.
+const MAX_ANSWER: usize = 4 * MAX_VALUE;
 
 /// How often a store that runs looks at its clock.
 pub(super) const TICK: Duration = Duration::from_millis(50);
@@ -122,7 +125,8 @@ impl State {
         }
     }
 
-    /// Changes under `prefix` after `after`, oldest first.
+    /// Changes under `prefix` after `after`, oldest first; the oldest only if there
+    /// is more than an answer holds.
     pub(super) fn changes(&self, prefix: &str, after: Revision) -> Changes {
         let mut changes: Vec<Change> = self
             .records
@@ -138,10 +142,19 @@ impl State {
             })
             .collect();
         changes.sort_by_key(|change| change.revision);
-        Changes {
-            changes,
-            revision: self.revision,
-        }
+        let mut bytes = 0;
+        let fits = changes.iter().take_while(|change| {
+            bytes += change.key.len() + change.value.as_ref().map_or(0, Vec::len);
+            bytes <= MAX_ANSWER
+        });
+        let revision = match fits.count() {
+            all if all == changes.len() => self.revision,
+            some => {
+                changes.truncate(some);
+                changes.last().map_or(after, |change| change.revision)
+            }
+        };
+        Changes { changes, revision }
     }
 
     pub(super) fn grant(&mut self, ttl: Duration) -> LeaseId {
@@ -168,6 +181,10 @@ impl State {
             .ok_or(StoreError::LeaseEnded { lease: id })?;
         lease.ends = self.clock.saturating_add(lease.ttl);
         Ok(())
+    }
+
+    pub(super) fn holds(&self, id: LeaseId) -> bool {
+        self.leases.contains_key(&id)
     }
 
     /// Ends a lease and deletes its keys. Whether there was such a lease.

@@ -1,0 +1,142 @@
+//! Broken connections, lost answers, and stores that go away.
+
+use crate::proxy::Proxy;
+use crate::{PATIENCE, TTL};
+use ep_transport::store::{
+    MAX_VALUE, Rendezvous, Revision, StoreError, Swap, TcpStore, TcpStoreServer,
+};
+use std::time::{Duration, Instant};
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn served() -> (TcpStoreServer, Proxy) {
+    let server = TcpStoreServer::bind("127.0.0.1:0").unwrap();
+    let proxy = Proxy::to(server.address());
+    (server, proxy)
+}
+
+#[test]
+fn a_broken_connection_ends_no_lease_and_the_next_call_opens_another() {
+    let (server, proxy) = served();
+    let client = TcpStore::connect(&proxy.address, PATIENCE).unwrap();
+    let lease = client.grant(LONG).unwrap();
+    client.put("card", b"here", Some(lease)).unwrap();
+    for _ in 0..5 {
+        proxy.cut();
+        client.keep_alive(lease).unwrap();
+        proxy.cut();
+        // Nothing is asked for meanwhile: the client comes back all the same.
+        std::thread::sleep(Duration::from_millis(60));
+        assert!(server.store().get("card").unwrap().is_some());
+        client.keep_alive(lease).unwrap();
+    }
+    drop(client);
+    let deadline = Instant::now() + PATIENCE;
+    while server.store().get("card").unwrap().is_some() {
+        assert!(Instant::now() < deadline, "the lease outlives its client");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_wait_for_changes_goes_on_over_another_connection() {
+    let (server, proxy) = served();
+    let client = TcpStore::connect(&proxy.address, PATIENCE).unwrap();
+    std::thread::scope(|scope| {
+        let heard = scope.spawn(|| client.changes("k", Revision(0), PATIENCE).unwrap());
+        std::thread::sleep(Duration::from_millis(50));
+        proxy.cut();
+        std::thread::sleep(Duration::from_millis(50));
+        server.store().put("k", b"v", None).unwrap();
+        assert_eq!(heard.join().unwrap().changes.len(), 1);
+    });
+}
+
+#[test]
+fn a_swap_whose_answer_was_lost_is_won_and_done_once() {
+    let (server, proxy) = served();
+    let client = TcpStore::connect(&proxy.address, PATIENCE).unwrap();
+    proxy.lose_answers();
+    let outcome = std::thread::scope(|scope| {
+        let swap = scope.spawn(|| client.compare_and_swap("k", None, b"mine").unwrap());
+        proxy.wait_for_a_lost_answer();
+        assert_eq!(server.store().get("k").unwrap().unwrap().value, b"mine");
+        proxy.hear();
+        proxy.cut();
+        swap.join().unwrap()
+    });
+    let held = server.store().get("k").unwrap().unwrap();
+    assert_eq!(outcome, Swap::Won(held.revision));
+    assert_eq!(held.revision, Revision(1));
+}
+
+#[test]
+fn a_call_to_a_silent_store_ends_and_a_later_one_succeeds() {
+    let (_server, proxy) = served();
+    let client = TcpStore::connect(&proxy.address, PATIENCE).unwrap();
+    proxy.lose_answers();
+    let begun = Instant::now();
+    let error = client.get("k").unwrap_err();
+    assert!(matches!(error, StoreError::Connection { .. }), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(6));
+    proxy.hear();
+    client.get("k").unwrap();
+}
+
+#[test]
+fn a_store_that_is_gone_is_named_soon_and_another_one_is_not_taken_for_it() {
+    let server = TcpStoreServer::bind("127.0.0.1:0").unwrap();
+    let address = server.address().to_string();
+    let client = TcpStore::connect(&address, PATIENCE).unwrap();
+    let lease = client.grant(LONG).unwrap();
+    drop(server);
+    let begun = Instant::now();
+    let error = client.keep_alive(lease).unwrap_err();
+    assert!(error.to_string().contains(&address), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    let _another = TcpStoreServer::bind(&address).unwrap();
+    let error = client.keep_alive(lease).unwrap_err();
+    assert!(matches!(error, StoreError::Replaced { .. }), "{error}");
+    TcpStore::connect(&address, PATIENCE)
+        .unwrap()
+        .get("k")
+        .unwrap();
+}
+
+#[test]
+fn a_member_that_was_given_up_is_told_so() {
+    let (server, proxy) = served();
+    let client = TcpStore::connect(&proxy.address, PATIENCE).unwrap();
+    let lease = client.grant(TTL).unwrap();
+    client.put("card", b"", Some(lease)).unwrap();
+    std::thread::sleep(TTL * 2);
+    assert_eq!(server.store().get("card").unwrap(), None);
+    let error = client.keep_alive(lease).unwrap_err();
+    assert!(matches!(error, StoreError::LeaseEnded { lease: of } if of == lease));
+}
+
+#[test]
+fn what_no_store_would_say_is_refused_and_the_store_goes_on() {
+    use std::io::{Read, Write};
+    let (server, _proxy) = served();
+    let mut hello = b"EPRV\x02\x00\x00".to_vec();
+    hello.resize(39, 7);
+    let mut huge = hello.clone();
+    huge.extend_from_slice(&(64 * MAX_VALUE as u32).to_le_bytes());
+    let mut early = hello.clone();
+    // A frame that asks for something before it joins.
+    early.extend_from_slice(&[4, 0, 0, 0, 1, 2, 1, b'k']);
+    let mut odd = hello.clone();
+    odd[6] = 9;
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &huge, &early, &odd] {
+        let mut stream = std::net::TcpStream::connect(server.address()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(bytes).unwrap();
+        let mut said = Vec::new();
+        // A reset is as good an end as any.
+        let _ = stream.read_to_end(&mut said);
+        assert_eq!(said.len(), 39, "{said:?}");
+    }
+    let client = TcpStore::connect(&server.address().to_string(), PATIENCE).unwrap();
+    client.put("k", b"", None).unwrap();
+}
