@@ -127,11 +127,11 @@ impl Control {
         })
     }
 
-    /// Whether `rank` was admitted in this life and masked since.
+    /// Whether this life of `rank` was admitted and not masked since.
     #[must_use]
-    pub(crate) fn is_masked(&self, rank: Rank, incarnation: Incarnation) -> bool {
+    pub(crate) fn counts(&self, rank: Rank, incarnation: Incarnation) -> bool {
         self.participation(rank)
-            .is_some_and(|row| row.incarnation == incarnation && row.active_until.0 != NEVER)
+            .is_some_and(|row| row.incarnation == incarnation && row.active_until.0 == NEVER)
     }
 
     /// Fills `set` with the ranks that take part in `epoch`.

@@ -3,7 +3,7 @@
 use crate::ids::{Epoch, Incarnation, Rank};
 
 /// How a member was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LossKind {
     /// Its lease at the rendezvous ended: the process died or does not answer.
@@ -12,6 +12,8 @@ pub enum LossKind {
     Replaced,
     /// It left on purpose.
     Left,
+    /// It does not count this rank any more, having waited for it in vain.
+    GaveUp,
 }
 
 /// Something that happened. Times are microseconds of the monotonic clock, which
@@ -67,6 +69,12 @@ pub enum MemberEvent {
         by: Rank,
         /// Why.
         why: String,
+        /// When.
+        at_us: u64,
+    },
+    /// The lease of this rank had ended, and with it its place among the others. It has
+    /// another one now and asks to be taken in again.
+    LeaseRegained {
         /// When.
         at_us: u64,
     },

@@ -2,17 +2,18 @@
 
 use crate::config::{GroupConfig, Path};
 use crate::control::Control;
-use crate::error::{Chain, Error};
+use crate::error::Error;
 use crate::events::MemberEvent;
 use crate::fabric::{Fabric, PeerFault};
 use crate::ids::{Epoch, Half, Incarnation, Rank};
 use crate::links::{Links, QueuePairReport};
 use crate::member::agent::{Agent, Connections};
+use crate::member::presence::{Presence, incarnation_key};
 use crate::member::protocol::{Protocol, Setup};
 use crate::member::records::{self, Card};
 use crate::member::status::{SharedStatus, Status};
 use crate::region::Region;
-use crate::store::{LeaseId, Rendezvous, Swap};
+use crate::store::{Rendezvous, Revision, Swap};
 use crate::window::{WindowServer, host_identity};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -60,7 +61,7 @@ pub struct Group {
     prefix: String,
     card: Card,
     announced: bool,
-    lease: LeaseId,
+    presence: Arc<Presence>,
 }
 
 impl std::fmt::Debug for Group {
@@ -108,8 +109,17 @@ impl Group {
             window: window.as_ref().map(|w| w.name().to_owned()),
             leaving: false,
         };
-        let lease = store.grant(config.lease)?;
         let (sender, events) = channel();
+        let status = Arc::new(SharedStatus::default());
+        let presence = Arc::new(Presence::begin(
+            (me, incarnation),
+            &prefix,
+            config.lease,
+            &store,
+            &status,
+            sender.clone(),
+        )?);
+        let control = Control::new(config.capacity, incarnation).with_round(config.ops_per_round);
         let mut group = Self {
             me,
             lanes: config.lanes,
@@ -118,19 +128,20 @@ impl Group {
             window,
             stop: Arc::new(AtomicBool::new(false)),
             events: Mutex::new(events),
-            status: Arc::new(SharedStatus::default()),
+            status,
             links,
-            control: Arc::new(Control::new(config.capacity, incarnation)),
+            control: Arc::new(control),
             region,
             store,
             prefix,
             card,
             announced: false,
-            lease,
+            presence,
         };
-        group.keeper = Some(group.start_keeper(config.lease)?);
+        group.keeper = Some(group.start_keeper()?);
         let agent = Agent {
             me,
+            incarnation,
             config: common,
             prefix: group.prefix.clone(),
             ahead: config.admission_lead,
@@ -141,6 +152,7 @@ impl Group {
             connections: Arc::clone(&group.links) as Arc<dyn Connections>,
             status: Arc::clone(&group.status),
             events: sender,
+            presence: Arc::clone(&group.presence),
             stop: Arc::clone(&group.stop),
             protocol: Protocol::new(Setup {
                 me,
@@ -151,29 +163,29 @@ impl Group {
             }),
             born: Instant::now(),
             oldest: None,
+            masked: None,
         };
         group.agent = Some(spawn("ep-agent", move || agent.run())?);
         Ok(group)
     }
 
-    fn start_keeper(&self, ttl: Duration) -> Result<JoinHandle<()>, Error> {
-        let (store, stop) = (Arc::clone(&self.store), Arc::clone(&self.stop));
-        let (lease, rank) = (self.lease, self.me.0);
+    fn start_keeper(&self) -> Result<JoinHandle<()>, Error> {
+        let (presence, stop) = (Arc::clone(&self.presence), Arc::clone(&self.stop));
+        let status = Arc::clone(&self.status);
         spawn("ep-lease", move || {
             while !stop.load(Ordering::Relaxed) {
-                std::thread::park_timeout(ttl / 4);
-                if let Err(error) = store.keep_alive(lease) {
-                    tracing::warn!(rank, error = %Chain(&error), "lease not renewed");
+                std::thread::park_timeout(presence.period());
+                if status.lock().superseded.is_some() {
+                    // What this rank was is over; its card must not outlive it.
+                    return presence.end();
                 }
+                presence.renew();
             }
         })
     }
 
     fn publish_card(&self) -> Result<(), Error> {
-        let key = format!("{}card/{}", self.prefix, self.me.0);
-        self.store
-            .put(&key, &records::encode(&self.card)?, Some(self.lease))?;
-        Ok(())
+        Ok(self.presence.publish(records::encode(&self.card)?)?)
     }
 
     /// This rank's incarnation.
@@ -315,9 +327,7 @@ impl Drop for Group {
             let _ = thread.join();
         }
         self.window = None;
-        if let Err(error) = self.store.revoke(self.lease) {
-            tracing::debug!(rank = self.me.0, error = %Chain(&error), "lease left to run out");
-        }
+        self.presence.end();
     }
 }
 
@@ -406,20 +416,27 @@ fn take_over(
     store: &dyn Rendezvous,
 ) -> Result<Incarnation, Error> {
     let rank = config.rank;
-    let card_key = format!("{prefix}card/{}", rank.0);
+    let cards = format!("{prefix}card/{}/", rank.0);
     let deadline = Instant::now() + config.take_over_time_out;
-    while let Some(held) = store.get(&card_key)? {
-        let card: Card = records::decode(&card_key, &held.value)?;
+    while let Some(held) = store
+        .changes(&cards, Revision(0), Duration::ZERO)?
+        .changes
+        .pop()
+    {
         if Instant::now() >= deadline {
+            let life = held
+                .key
+                .strip_prefix(&cards)
+                .and_then(|life| life.parse().ok());
             return Err(Error::RankTaken {
                 rank,
-                incarnation: card.incarnation,
+                incarnation: Incarnation(life.unwrap_or(0)),
                 limit: config.take_over_time_out,
             });
         }
         std::thread::sleep(TAKE_OVER_PERIOD);
     }
-    let key = format!("{prefix}incarnation/{}", rank.0);
+    let key = incarnation_key(prefix, rank);
     let mut held = store.get(&key)?;
     loop {
         let last = match &held {

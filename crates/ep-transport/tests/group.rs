@@ -269,12 +269,12 @@ fn a_newcomer_warms_up_alone_and_is_counted_from_the_agreed_epoch() {
 fn a_peer_that_speaks_another_version_is_named() {
     let store = MemStore::new();
     // Version 9, then whatever that version means by a card.
-    store.put("ep/card/1", &[9, 0, 1, 2, 3], None).unwrap();
+    store.put("ep/card/1/1", &[9, 0, 1, 2, 3], None).unwrap();
     let mut first = open(&config(0, 2, Path::Window), &store);
     let error = first.wait_admitted(PATIENCE).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "record card/1 has version 9, this side understands 1"
+        "record card/1/1 has version 9, this side understands 1"
     );
 }
 
@@ -390,4 +390,90 @@ fn a_store_of_another_version_is_named() {
     assert!(said().ends_with("speaks store protocol version 7, this side speaks 2"));
     assert!(said().contains("HTTP/1"));
     other.join().unwrap();
+}
+
+/// Two ranks that gave each other up count each other again, at one epoch, and nobody
+/// else's queue pairs have seen a command.
+fn a_false_alarm_heals(path: Path) {
+    let store = MemStore::new();
+    let mut groups = form(3, path, &store);
+    let before: Vec<Snapshot> = groups.iter().map(Group::snapshot).collect();
+    run_past(&[&groups[0], &groups[1], &groups[2]], Epoch(7));
+    let now = groups[1].control().next_epoch();
+    groups[1].control().mask(Rank(2), now);
+    let counts = |group: &Group, rank: u32| {
+        let row = group.control().participation(Rank(rank)).unwrap();
+        row.active_until == Epoch(u64::MAX)
+    };
+    eventually("being told", || !counts(&groups[2], 1));
+    eventually("healing", || counts(&groups[1], 2) && counts(&groups[2], 1));
+    let from = |group: &Group, rank| {
+        let row = group.control().participation(Rank(rank)).unwrap();
+        row.active_from
+    };
+    assert_eq!(from(&groups[1], 2), from(&groups[2], 1));
+    assert!(
+        from(&groups[1], 2) >= Epoch(16),
+        "{:?}",
+        from(&groups[1], 2)
+    );
+    assert_eq!(from(&groups[0], 1), Epoch(0));
+    assert_eq!(groups[0].snapshot(), before[0]);
+    for (a, b) in [(1, 2), (2, 1)] {
+        let after = groups[a].snapshot();
+        let (healthy, _) = touched(&before[a], &after, Rank(b));
+        assert_eq!(healthy, 0);
+        send(&mut groups, a, b as usize, 40 + a as u64);
+    }
+}
+
+#[test]
+fn a_false_alarm_heals_over_queue_pairs() {
+    a_false_alarm_heals(Path::Rdma);
+}
+
+#[test]
+fn a_false_alarm_heals_over_windows() {
+    a_false_alarm_heals(Path::Window);
+}
+
+/// A store that forgets a lease, as one does that was away for long.
+#[test]
+fn a_rank_whose_lease_ended_comes_back_in_the_same_life() {
+    let store = MemStore::new();
+    let quick = |rank| GroupConfig {
+        lease: Duration::from_millis(100),
+        ..config(rank, 2, Path::Window)
+    };
+    let mut groups: Vec<Group> = (0..2).map(|rank| open(&quick(rank), &store)).collect();
+    for group in &mut groups {
+        group.wait_admitted(PATIENCE).unwrap();
+    }
+    // Rank 1 has run ahead when it is noticed.
+    run_past(&[&groups[0]], Epoch(3));
+    run_past(&[&groups[1]], Epoch(901));
+    for lease in 0..10 {
+        store.revoke(ep_transport::store::LeaseId(lease)).unwrap();
+    }
+    let regained = |group: &Group| {
+        let events = group.take_events();
+        events
+            .iter()
+            .any(|event| matches!(event, MemberEvent::LeaseRegained { .. }))
+    };
+    for group in &groups {
+        eventually("another lease", || regained(group));
+    }
+    let counts = |group: &Group, rank: u32| {
+        let row = group.control().participation(Rank(rank)).unwrap();
+        row.incarnation == Incarnation(1) && row.active_until == Epoch(u64::MAX)
+    };
+    eventually("being taken in again", || {
+        counts(&groups[0], 1) && counts(&groups[1], 0)
+    });
+    let epoch = groups[1].control().begin_round();
+    assert!(epoch < Epoch(100), "{epoch:?}");
+    assert!(groups[1].control().is_active(Rank(0), epoch));
+    send(&mut groups, 0, 1, 77);
+    send(&mut groups, 1, 0, 78);
 }

@@ -1,11 +1,14 @@
 //! Carries out what the membership protocol asks for, in the background.
 
+use super::presence::Presence;
 use super::protocol::{Action, Event, Protocol};
-use super::records::{self, Card, Decision, Offers, Proposal, QpOffer, Ready, RecordError};
+use super::records::{
+    self, Card, Decision, Life, Masked, Offers, Proposal, QpOffer, Ready, RecordError,
+};
 use super::status::SharedStatus;
 use crate::control::Control;
 use crate::error::{Chain, Error};
-use crate::events::{MemberEvent, monotonic_us};
+use crate::events::{LossKind, MemberEvent, monotonic_us};
 use crate::ids::{Epoch, Incarnation, Rank};
 use crate::store::{Changes, Rendezvous, Revision, StoreError, Swap};
 use std::sync::Arc;
@@ -29,6 +32,7 @@ pub(crate) trait Connections: Send + Sync {
 
 pub(crate) struct Agent {
     pub(crate) me: Rank,
+    pub(crate) incarnation: Incarnation,
     pub(crate) config: String,
     pub(crate) prefix: String,
     pub(crate) ahead: u64,
@@ -38,11 +42,14 @@ pub(crate) struct Agent {
     pub(crate) connections: Arc<dyn Connections>,
     pub(crate) status: Arc<SharedStatus>,
     pub(crate) events: Sender<MemberEvent>,
+    pub(crate) presence: Arc<Presence>,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) protocol: Protocol,
     pub(crate) born: Instant,
     /// The oldest attempt that the store still knows of.
     pub(crate) oldest: Option<u64>,
+    /// Whom this rank does not count, as it was last published.
+    pub(crate) masked: Option<Masked>,
 }
 
 impl Agent {
@@ -80,6 +87,7 @@ impl Agent {
                     return;
                 }
             }
+            self.tell_masked();
         }
     }
 
@@ -115,16 +123,28 @@ impl Agent {
         let number = |text: &str| text.parse::<u64>().ok();
         let rank = |text: &str| text.parse().ok().map(Rank);
         Ok(match (parts.as_slice(), value) {
-            (["card", of], value) => match (rank(of), value) {
-                (Some(rank), Some(value)) if rank.0 < self.control.capacity() => {
+            (["card", of, life], value) => match (rank(of), life.parse().ok(), value) {
+                (Some(rank), Some(life), Some(value)) if rank.0 < self.control.capacity() => {
                     let card: Card = records::decode(path, value)?;
-                    self.check(rank, &card)?;
-                    self.see(rank, Some(card.incarnation));
-                    Some(Event::Card(rank, Some(card)))
+                    self.check((rank, Incarnation(life)), path, &card)?;
+                    self.see((rank, card.incarnation), true);
+                    Some(Event::Card(card))
                 }
-                (Some(rank), None) => {
-                    self.see(rank, None);
-                    Some(Event::Card(rank, None))
+                (Some(rank), Some(life), None) => {
+                    self.see((rank, Incarnation(life)), false);
+                    Some(Event::Gone((rank, Incarnation(life))))
+                }
+                _ => None,
+            },
+            (["masked", of], value) => match (rank(of), value) {
+                (Some(rank), Some(value)) => {
+                    let masked = records::decode::<Masked>(path, value)?;
+                    Some(Event::Masked(rank, masked))
+                }
+                (Some(rank), None) if rank == self.me => {
+                    // It went with a lease that has ended.
+                    self.masked = None;
+                    None
                 }
                 _ => None,
             },
@@ -176,21 +196,21 @@ impl Agent {
         })
     }
 
-    fn see(&self, rank: Rank, incarnation: Option<Incarnation>) {
+    fn see(&self, life: Life, present: bool) {
         self.status.update(|status| {
-            status.present.retain(|(present, _)| *present != rank);
-            if let Some(incarnation) = incarnation {
-                status.present.push((rank, incarnation));
+            status.present.retain(|other| *other != life);
+            if present {
+                status.present.push(life);
             }
         });
     }
 
-    fn check(&self, rank: Rank, card: &Card) -> Result<(), Error> {
-        if card.rank != rank {
+    fn check(&self, (rank, incarnation): Life, key: &str, card: &Card) -> Result<(), Error> {
+        if (card.rank, card.incarnation) != (rank, incarnation) {
             return Err(Error::Record(RecordError::Malformed {
-                key: format!("card/{}", rank.0),
+                key: key.to_owned(),
                 bytes: 0,
-                what: format!("it is the card of {}", card.rank),
+                what: format!("it is the card of {}, {}", card.rank, card.incarnation),
             }));
         }
         if card.config != self.config {
@@ -255,6 +275,9 @@ impl Agent {
         let at_us = monotonic_us();
         match action {
             Action::Mask((rank, incarnation), how) => {
+                if how == LossKind::GaveUp && self.is_masked((rank, incarnation)) {
+                    return;
+                }
                 self.control.mask_now(rank);
                 self.report(MemberEvent::PeerLost {
                     rank,
@@ -264,8 +287,11 @@ impl Agent {
                 });
             }
             Action::Superseded(by) => {
-                self.status.update(|status| status.superseded = Some(by));
-                self.report(MemberEvent::Superseded { by, at_us });
+                // Whatever operations still run, they reach nobody.
+                for rank in (0..self.control.capacity()).map(Rank) {
+                    self.control.mask_now(rank);
+                }
+                self.presence.superseded(by);
             }
             Action::Propose(number, proposal) => {
                 self.publish_once(&self.key(format_args!("proposal/{number}")), &proposal);
@@ -295,13 +321,14 @@ impl Agent {
                 let key = self.key(format_args!("linked/{number}/{}", self.me.0));
                 self.publish(&key, &());
             }
-            Action::Promise(number) => {
-                let limit = if self.protocol.is_member() {
-                    self.control.promise(self.ahead)
-                } else {
-                    Epoch(0)
+            Action::Promise { number, member } => {
+                let limit = match member {
+                    true => self.control.promise(self.ahead),
+                    false => Epoch(0),
                 };
-                self.feed(number, Ok(Event::Promised(number, Ready { limit })));
+                let masked = self.masked_peers().1;
+                let ready = Ready { limit, masked };
+                self.feed(number, Ok(Event::Promised(number, ready)));
             }
             Action::PublishReady(number, ready) => {
                 let key = self.key(format_args!("ready/{number}/{}", self.me.0));
@@ -316,8 +343,14 @@ impl Agent {
                 ranks,
                 own,
             } => {
+                if own {
+                    self.control.detach();
+                }
                 for (rank, incarnation) in &ranks {
                     self.control.admit(*rank, *incarnation, from);
+                }
+                if own {
+                    self.control.resume_at(from);
                 }
                 self.control.release();
                 self.tidy(attempt);
@@ -354,6 +387,47 @@ impl Agent {
                     why,
                     at_us,
                 });
+            }
+        }
+    }
+
+    fn is_masked(&self, (rank, incarnation): Life) -> bool {
+        !self.control.counts(rank, incarnation)
+    }
+
+    /// The last commit, and the members of its view that live and do not count here.
+    fn masked_peers(&self) -> (u64, Vec<Life>) {
+        let (after, peers) = self.protocol.peers();
+        // Before this rank is a member, nobody counts.
+        let member = self.protocol.is_member();
+        let masked = peers.filter(|life| member && self.is_masked(*life));
+        (after, masked.collect())
+    }
+
+    /// Publishes whom this rank does not count, if that has changed.
+    fn tell_masked(&mut self) {
+        let (after, lives) = self.masked_peers();
+        let told = self.masked.as_ref().map_or(&[][..], |told| &told.lives);
+        let told_after = self.masked.as_ref().map_or(0, |told| told.after);
+        // What was said before a commit does not count after it.
+        if lives == told && (lives.is_empty() || after == told_after) {
+            return;
+        }
+        let incarnation = self.incarnation;
+        let masked = Masked {
+            incarnation,
+            after,
+            lives,
+        };
+        let key = self.key(format_args!("masked/{}", self.me.0));
+        let lease = self.presence.lease();
+        let put = records::encode(&masked)
+            .map_err(Error::from)
+            .and_then(|bytes| Ok(self.store.put(&key, &bytes, Some(lease))?));
+        match put {
+            Ok(_) => self.masked = Some(masked),
+            Err(error) => {
+                tracing::debug!(rank = self.me.0, error = %Chain(&error), "masks not told");
             }
         }
     }

@@ -23,17 +23,29 @@
 //! At every stage a death, a failure or the time-out leads to *dropped*, which
 //! anybody may decide. Whatever is decided first at the rendezvous holds.
 
-use super::records::{Card, Decision, Life, Offers, Proposal, QpOffer, Ready};
+mod attempt;
+mod plan;
+
+use super::records::{Card, Decision, Life, Masked, Offers, Proposal, QpOffer, Ready};
 use crate::events::LossKind;
 use crate::ids::{Epoch, Incarnation, Rank};
+use attempt::{Attempt, Stage};
+use plan::Situation;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-/// How long a rank that wants to join waits after an attempt was dropped.
+/// How long a rank that wants to join waits after an attempt was dropped. Each
+/// further attempt that fails through its own fault doubles that.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// Doublings at most.
+const MOST_DOUBLINGS: u32 = 7;
+/// How long ranks that do not count each other any more are given to tell all of
+/// them. The lowest member proposes to join them again; after each further such
+/// time the next one would.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// What does not change during a life.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Setup {
     pub(crate) me: Rank,
     pub(crate) incarnation: Incarnation,
@@ -45,10 +57,14 @@ pub(crate) struct Setup {
 }
 
 /// Something that was learned.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Event {
-    /// A rank's card appeared, changed or (`None`) is gone.
-    Card(Rank, Option<Card>),
+    /// A life's card appeared or changed.
+    Card(Card),
+    /// A life's card is gone.
+    Gone(Life),
+    /// Whom a rank does not count any more.
+    Masked(Rank, Masked),
     Proposal(u64, Proposal),
     Offers(u64, Rank, Offers),
     /// A rank has connected its links.
@@ -66,9 +82,9 @@ pub(crate) enum Event {
 }
 
 /// Something to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Action {
-    /// Mask a rank for good; it does not answer any more.
+    /// Mask a life; it does not answer any more, or does not count this rank.
     Mask(Life, LossKind),
     /// Another process has taken this rank; this one must stop.
     Superseded(Incarnation),
@@ -79,8 +95,12 @@ pub(crate) enum Action {
     /// Connect the links to these peers.
     Connect(u64, Vec<(Card, Vec<QpOffer>)>),
     PublishLinked(u64),
-    /// Promise to begin no operation at or beyond some limit.
-    Promise(u64),
+    /// Promise to begin no operation at or beyond some limit, unless this rank is
+    /// among those that come in (`member` is not set): its counter does not matter.
+    Promise {
+        number: u64,
+        member: bool,
+    },
     PublishReady(u64, Ready),
     Decide(u64, Decision),
     /// Write these rows of the table and release the promise. `own` is set if this
@@ -100,49 +120,27 @@ pub(crate) enum Action {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
-    Bystander,
-    Proposed,
-    Preparing,
-    Prepared,
-    Offered,
-    Connecting,
-    Connected,
-    Waiting,
-    Promising,
-    Promised,
-    Ready,
-}
-
-#[derive(Debug)]
-struct Attempt {
-    number: u64,
-    proposal: Proposal,
-    stage: Stage,
-    deadline: Duration,
-    /// Own decision is on its way to the rendezvous; ask again after this time.
-    asked_until: Option<Duration>,
-    own_offers: Option<Offers>,
-    own_ready: Option<Ready>,
-    offers: BTreeMap<Rank, Offers>,
-    linked: BTreeSet<Rank>,
-    ready: BTreeMap<Rank, Ready>,
-    failure: Option<String>,
-    decision: Option<Decision>,
-}
-
 /// The membership as one rank knows it.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Protocol {
     setup: Setup,
+    /// The newest life of each rank, as far as it lives.
     cards: BTreeMap<Rank, Card>,
+    /// Whom each rank does not count.
+    masks: BTreeMap<Rank, Masked>,
+    /// When one of them has last changed.
+    masks_changed: Duration,
     /// Members of the last committed view; empty before the first.
     view: BTreeMap<Rank, Incarnation>,
+    /// The attempt that made it.
+    last_commit: u64,
     last_number: u64,
     /// The attempt that this rank has tried to propose.
     proposed: u64,
     propose_from: Duration,
+    /// Lives that have made attempts fail: until when they are left out, and how
+    /// many attempts.
+    failing: BTreeMap<Life, (Duration, u32)>,
     attempt: Option<Attempt>,
     due: VecDeque<Action>,
 }
@@ -152,10 +150,14 @@ impl Protocol {
         Self {
             setup,
             cards: BTreeMap::new(),
+            masks: BTreeMap::new(),
+            masks_changed: Duration::ZERO,
             view: BTreeMap::new(),
+            last_commit: 0,
             last_number: 0,
             proposed: 0,
             propose_from: Duration::ZERO,
+            failing: BTreeMap::new(),
             attempt: None,
             due: VecDeque::new(),
         }
@@ -171,20 +173,40 @@ impl Protocol {
             .is_some_and(|card| card.incarnation == incarnation && !card.leaving)
     }
 
+    fn in_view(&self, (rank, incarnation): Life) -> bool {
+        self.view.get(&rank) == Some(&incarnation)
+    }
+
     /// The members of the last committed view.
     pub(crate) fn view(&self) -> impl Iterator<Item = Life> + '_ {
         self.view.iter().map(|(rank, life)| (*rank, *life))
     }
 
+    /// The number of the attempt that made that view, and its other members that live.
+    pub(crate) fn peers(&self) -> (u64, impl Iterator<Item = Life> + '_) {
+        let me = self.me();
+        let peers = self
+            .view()
+            .filter(move |life| *life != me && self.lives(*life));
+        (self.last_commit, peers)
+    }
+
     /// Whether this rank is a member.
     pub(crate) fn is_member(&self) -> bool {
-        self.view.get(&self.setup.me) == Some(&self.setup.incarnation)
+        self.in_view(self.me())
     }
 
     /// Takes in what was learned at time `now`.
     pub(crate) fn on(&mut self, event: Event, now: Duration) {
         match event {
-            Event::Card(rank, card) => self.on_card(rank, card),
+            Event::Card(card) => self.on_card(card),
+            Event::Gone(life) => self.on_gone(life),
+            Event::Masked(rank, masked) => {
+                self.heed(rank, &masked);
+                if self.masks.insert(rank, masked.clone()) != Some(masked) {
+                    self.masks_changed = now;
+                }
+            }
             Event::Proposal(number, proposal) => self.on_proposal(number, proposal, now),
             Event::Offers(number, rank, offers) => {
                 if let Some(attempt) = self.current(number) {
@@ -237,28 +259,57 @@ impl Protocol {
             .filter(|attempt| attempt.number == number)
     }
 
-    fn on_card(&mut self, rank: Rank, card: Option<Card>) {
-        let incarnation = card.as_ref().map(|card| card.incarnation);
-        if rank == self.setup.me {
-            if let Some(newer) = incarnation.filter(|i| *i > self.setup.incarnation) {
-                self.due.push_back(Action::Superseded(newer));
-            }
-        } else if let Some(before) = self.cards.get(&rank) {
-            let loss = match &card {
-                None => Some(LossKind::LeaseEnded),
-                Some(now) if now.incarnation != before.incarnation => Some(LossKind::Replaced),
-                Some(now) if now.leaving && !before.leaving => Some(LossKind::Left),
-                Some(_) => None,
-            };
-            if let Some(loss) = loss.filter(|_| !before.leaving) {
-                self.due
-                    .push_back(Action::Mask((rank, before.incarnation), loss));
-            }
+    fn on_card(&mut self, card: Card) {
+        let (rank, incarnation) = (card.rank, card.incarnation);
+        if rank == self.setup.me && incarnation > self.setup.incarnation {
+            self.due.push_back(Action::Superseded(incarnation));
         }
-        match card {
-            Some(card) => self.cards.insert(rank, card),
-            None => self.cards.remove(&rank),
+        let Some(before) = self.cards.get(&rank) else {
+            self.cards.insert(rank, card);
+            return;
         };
+        if before.incarnation > incarnation {
+            return;
+        }
+        let loss = if before.incarnation < incarnation {
+            Some(LossKind::Replaced)
+        } else {
+            card.leaving.then_some(LossKind::Left)
+        };
+        let life = (rank, before.incarnation);
+        if let Some(loss) = loss.filter(|_| !before.leaving && rank != self.setup.me) {
+            self.due.push_back(Action::Mask(life, loss));
+        }
+        self.cards.insert(rank, card);
+    }
+
+    fn on_gone(&mut self, life: Life) {
+        let held = self.cards.get(&life.0);
+        let Some(card) = held.filter(|card| card.incarnation == life.1) else {
+            return;
+        };
+        if !card.leaving && life.0 != self.setup.me {
+            let action = Action::Mask(life, LossKind::LeaseEnded);
+            self.due.push_back(action);
+        }
+        self.cards.remove(&life.0);
+        self.masks.remove(&life.0);
+    }
+
+    /// Whether a record speaks of the present view: every commit joins some who did
+    /// not count each other, and a record from before does not know.
+    fn is_fresh(&self, rank: Rank, masked: &Masked) -> bool {
+        masked.after >= self.last_commit && self.in_view((rank, masked.incarnation))
+    }
+
+    /// Who does not count this rank is not counted by it either: nothing will come
+    /// from there, and both sides must agree before they can be joined again.
+    fn heed(&mut self, rank: Rank, masked: &Masked) {
+        if rank != self.setup.me && self.is_fresh(rank, masked) && masked.lives.contains(&self.me())
+        {
+            let life = (rank, masked.incarnation);
+            self.due.push_back(Action::Mask(life, LossKind::GaveUp));
+        }
     }
 
     fn on_proposal(&mut self, number: u64, proposal: Proposal, now: Duration) {
@@ -266,39 +317,18 @@ impl Protocol {
             return;
         }
         self.last_number = number;
-        if let Some(before) = self.attempt.take()
-            && let Some(action) = self.conclude(before, now)
-        {
-            self.due.push_back(action);
+        if let Some(before) = self.attempt.take() {
+            self.conclude(before, now);
         }
-        let stage = if proposal.everybody().any(|life| life == self.me()) {
-            Stage::Proposed
-        } else {
-            Stage::Bystander
-        };
-        self.attempt = Some(Attempt {
-            number,
-            proposal,
-            stage,
-            deadline: now + self.setup.time_out,
-            asked_until: None,
-            own_offers: None,
-            own_ready: None,
-            offers: BTreeMap::new(),
-            linked: BTreeSet::new(),
-            ready: BTreeMap::new(),
-            failure: None,
-            decision: None,
-        });
+        let deadline = now + self.setup.time_out;
+        self.attempt = Some(Attempt::new(number, proposal, self.me(), deadline));
     }
 
     /// What to do now, one thing at a time; `None` until more is learned or `now`
     /// has passed a deadline.
     pub(crate) fn next(&mut self, now: Duration) -> Option<Action> {
-        if let Some(decided) = self.attempt.take_if(|attempt| attempt.decision.is_some())
-            && let Some(action) = self.conclude(decided, now)
-        {
-            self.due.push_back(action);
+        if let Some(decided) = self.attempt.take_if(|attempt| attempt.decision.is_some()) {
+            self.conclude(decided, now);
         }
         if let Some(action) = self.due.pop_front() {
             return Some(action);
@@ -313,177 +343,123 @@ impl Protocol {
         }
     }
 
-    /// Ranks whose links this rank has to remake in an attempt: a joiner all, a
-    /// member those of the joiners.
-    fn counterparts(&self, proposal: &Proposal) -> Vec<Life> {
-        let joining = proposal.joining.contains(&self.me());
-        let mut lives: Vec<Life> = proposal
-            .everybody()
-            .filter(|life| (joining || proposal.joining.contains(life)) && *life != self.me())
-            .collect();
-        lives.sort_unstable();
-        lives
-    }
-
-    fn conclude(&mut self, attempt: Attempt, now: Duration) -> Option<Action> {
+    fn conclude(&mut self, attempt: Attempt, now: Duration) {
         let involved = attempt.stage != Stage::Bystander;
         let number = attempt.number;
-        match attempt.decision? {
-            Decision::Commit { from } => {
+        let mut lives = self.counterparts(&attempt.proposal);
+        match attempt.decision {
+            Some(Decision::Commit { from }) => {
                 self.view = attempt.proposal.everybody().collect();
-                involved.then(|| Action::Admit {
-                    attempt: number,
-                    from,
-                    ranks: self
-                        .counterparts(&attempt.proposal)
-                        .into_iter()
-                        .filter(|life| self.lives(*life))
-                        .collect(),
-                    own: attempt.proposal.joining.contains(&self.me()),
-                })
+                self.last_commit = number;
+                self.failing
+                    .retain(|life, _| self.view.get(&life.0) != Some(&life.1));
+                if involved {
+                    lives.retain(|life| self.lives(*life));
+                    self.due.push_back(Action::Admit {
+                        attempt: number,
+                        from,
+                        ranks: lives,
+                        own: attempt.proposal.joining.contains(&self.me()),
+                    });
+                }
+                // Those who gave this rank up again before it has heard of the commit.
+                for (rank, masked) in self.masks.clone() {
+                    self.heed(rank, &masked);
+                }
             }
-            Decision::Dropped { by, why } => {
+            Some(Decision::Dropped { by, why, blame }) => {
                 self.propose_from = now + RETRY_AFTER;
-                involved.then(|| Action::Forget {
-                    attempt: number,
-                    ranks: self
-                        .counterparts(&attempt.proposal)
-                        .into_iter()
-                        .map(|(rank, _)| rank)
-                        .collect(),
-                    by,
-                    why,
-                })
-            }
-        }
-    }
-
-    fn advance(&self, attempt: &mut Attempt, now: Duration) -> Option<Action> {
-        let number = attempt.number;
-        if attempt.asked_until.is_some_and(|until| now < until) {
-            return None;
-        }
-        if let Some(why) = self.reason_to_drop(attempt, now) {
-            attempt.asked_until = Some(now + self.setup.time_out);
-            return Some(Action::Decide(
-                number,
-                Decision::Dropped {
-                    by: self.setup.me,
-                    why,
-                },
-            ));
-        }
-        match attempt.stage {
-            Stage::Proposed => {
-                attempt.stage = Stage::Preparing;
-                let ranks = self
-                    .counterparts(&attempt.proposal)
-                    .into_iter()
-                    .map(|(rank, _)| rank)
-                    .collect();
-                Some(Action::Prepare(number, ranks))
-            }
-            Stage::Prepared => {
-                attempt.stage = Stage::Offered;
-                let offers = attempt.own_offers.clone()?;
-                Some(Action::PublishOffers(number, offers))
-            }
-            Stage::Offered => {
-                let peers = self.offers_for_me(attempt)?;
-                attempt.stage = Stage::Connecting;
-                Some(Action::Connect(number, peers))
-            }
-            Stage::Connected => {
-                attempt.stage = Stage::Waiting;
-                Some(Action::PublishLinked(number))
-            }
-            Stage::Waiting => {
-                let mut everybody = attempt.proposal.everybody();
-                if !everybody.all(|(rank, _)| attempt.linked.contains(&rank)) {
-                    return None;
+                self.masks_changed = now;
+                let at_fault = |life: &Life| blame.contains(&life.0);
+                for life in attempt.proposal.everybody().filter(at_fault) {
+                    let (until, times) = self.failing.entry(life).or_default();
+                    *until = now + RETRY_AFTER * (1 << (*times).min(MOST_DOUBLINGS));
+                    *times = times.saturating_add(1);
                 }
-                attempt.stage = Stage::Promising;
-                Some(Action::Promise(number))
-            }
-            Stage::Promised => {
-                attempt.stage = Stage::Ready;
-                Some(Action::PublishReady(number, attempt.own_ready?))
-            }
-            Stage::Ready if attempt.proposal.joining.first() == Some(&self.me()) => {
-                let mut limit = 0;
-                for (rank, _) in attempt.proposal.everybody() {
-                    limit = limit.max(attempt.ready.get(&rank)?.limit.0);
+                if involved {
+                    self.due.push_back(Action::Forget {
+                        attempt: number,
+                        ranks: lives.into_iter().map(|(rank, _)| rank).collect(),
+                        by,
+                        why,
+                    });
                 }
-                attempt.asked_until = Some(now + self.setup.time_out);
-                let decision = match limit.checked_next_multiple_of(self.setup.alignment) {
-                    Some(from) => Decision::Commit { from: Epoch(from) },
-                    None => Decision::Dropped {
-                        by: self.setup.me,
-                        why: format!("promised limit {limit} has no admission epoch beyond it"),
-                    },
-                };
-                Some(Action::Decide(number, decision))
             }
-            _ => None,
+            None => {}
         }
     }
 
-    fn reason_to_drop(&self, attempt: &Attempt, now: Duration) -> Option<String> {
-        if let Some(why) = &attempt.failure {
-            return Some(why.clone());
-        }
-        if let Some((rank, _)) = attempt.proposal.everybody().find(|life| !self.lives(*life)) {
-            return Some(format!("{rank} is gone"));
-        }
-        (now >= attempt.deadline).then(|| {
-            let silent: Vec<String> = attempt
-                .proposal
-                .everybody()
-                .filter(|(rank, _)| !attempt.linked.contains(rank))
-                .map(|(rank, _)| rank.to_string())
-                .collect();
-            format!(
-                "not connected within {:?}: {}",
-                self.setup.time_out,
-                silent.join(", ")
-            )
-        })
+    fn fails(&self, life: Life, now: Duration) -> bool {
+        self.failing
+            .get(&life)
+            .is_some_and(|(until, _)| now < *until)
     }
 
-    fn offers_for_me(&self, attempt: &Attempt) -> Option<Vec<(Card, Vec<QpOffer>)>> {
-        self.counterparts(&attempt.proposal)
-            .into_iter()
-            .map(|(rank, _)| {
-                let offers = &attempt.offers.get(&rank)?.0;
-                let (_, mine) = offers.iter().find(|(to, _)| *to == self.setup.me)?;
-                Some((self.cards.get(&rank)?.clone(), mine.clone()))
+    fn situation(&self, now: Duration) -> Situation<'_> {
+        let me = self.me();
+        let cards = self.cards.values().filter(|card| !card.leaving);
+        let living: BTreeSet<Life> = cards.map(|card| (card.rank, card.incarnation)).collect();
+        let fresh = self
+            .masks
+            .iter()
+            .filter(|(rank, masked)| self.is_fresh(**rank, masked));
+        let masks: BTreeSet<(Life, Life)> = fresh
+            .flat_map(|(rank, masked)| {
+                let who = (*rank, masked.incarnation);
+                masked.lives.iter().map(move |whom| (who, *whom))
             })
-            .collect()
+            .filter(|(who, whom)| living.contains(who) && living.contains(whom))
+            .filter(|(_, whom)| self.in_view(*whom))
+            .collect();
+        // A member that others have given up shows that it lives by giving them up.
+        let speechless =
+            |life: &Life| self.in_view(*life) && !masks.iter().any(|(who, _)| who == life);
+        let left_out = living
+            .iter()
+            .filter(|life| **life != me && (self.fails(**life, now) || speechless(life)))
+            .copied()
+            .collect();
+        Situation {
+            view: &self.view,
+            living,
+            masks,
+            left_out,
+        }
     }
 
     fn propose(&mut self, now: Duration) -> Option<Action> {
         let number = self.last_number + 1;
-        if self.is_member()
-            || self.proposed >= number
-            || now < self.propose_from
-            || !self.lives(self.me())
-        {
+        let me = self.me();
+        if self.proposed >= number || now < self.propose_from || !self.lives(me) {
             return None;
         }
-        let is_member = |life: &Life| self.view.get(&life.0) == Some(&life.1);
-        let living = self
-            .cards
-            .values()
-            .filter(|card| !card.leaving)
-            .map(|card| (card.rank, card.incarnation));
-        let (members, joining): (Vec<Life>, Vec<Life>) = living.partition(is_member);
-        let initial = &mut self.setup.initial.iter();
-        let complete = initial.all(|rank| joining.iter().any(|(joiner, _)| joiner == rank));
-        if self.view.is_empty() && !complete {
+        let member = self.is_member();
+        if member && self.masks.values().all(|masked| masked.lives.is_empty()) {
             return None;
+        }
+        let situation = self.situation(now);
+        let core = situation.core();
+        let proposal = situation.plan()?;
+        match core.iter().position(|life| *life == me) {
+            // Newcomers speak for themselves; members for members.
+            Some(position) => {
+                let settled = self.masks_changed + SETTLE * (1 + position as u32);
+                let returning = proposal.joining.iter().any(|life| self.in_view(*life));
+                if now < settled || (proposal.pairs.is_empty() && !returning) {
+                    return None;
+                }
+            }
+            None if member || self.fails(me, now) => return None,
+            None => {
+                let joins = |rank| proposal.joining.iter().any(|life| life.0 == rank);
+                let complete = self.setup.initial.iter().all(|rank| joins(*rank));
+                if self.view.is_empty() && !complete {
+                    return None;
+                }
+            }
         }
         self.proposed = number;
-        Some(Action::Propose(number, Proposal { members, joining }))
+        Some(Action::Propose(number, proposal))
     }
 }
 

@@ -58,13 +58,14 @@ struct Process {
     table: BTreeMap<Rank, (Incarnation, u64)>,
     admitted: Option<u64>,
     masked: Vec<Life>,
+    told: Option<Masked>,
+    superseded: bool,
 }
 
 impl Process {
     fn start(board: &mut Board, rank: Rank, incarnation: Incarnation, initial: u32) -> Self {
         board.cards.insert(rank, incarnation);
-        let event = Event::Card(rank, Some(card(rank, incarnation)));
-        board.log.push(event);
+        board.log.push(Event::Card(card(rank, incarnation)));
         Self {
             life: (rank, incarnation),
             protocol: Protocol::new(Setup {
@@ -80,6 +81,8 @@ impl Process {
             table: BTreeMap::new(),
             admitted: None,
             masked: Vec::new(),
+            told: None,
+            superseded: false,
         }
     }
 
@@ -97,20 +100,60 @@ impl Process {
         }
     }
 
+    fn counts(&self, life: Life) -> bool {
+        self.table.get(&life.0).is_some_and(|(l, _)| *l == life.1)
+    }
+
+    fn masked_peers(&self) -> (u64, Vec<Life>) {
+        let (after, peers) = self.protocol.peers();
+        let masked = peers.filter(|life| self.protocol.is_member() && !self.counts(*life));
+        (after, masked.collect())
+    }
+
+    /// What the agent does when it has nothing else to do.
+    fn tell(&mut self, board: &mut Board) {
+        let (after, lives) = self.masked_peers();
+        let told = self.told.as_ref().map(|t| (t.after, t.lives.clone()));
+        let (told_after, told) = told.unwrap_or_default();
+        if lives == told && (lives.is_empty() || after == told_after) {
+            return;
+        }
+        let masked = Masked {
+            incarnation: self.life.1,
+            after,
+            lives,
+        };
+        board.log.push(Event::Masked(self.life.0, masked.clone()));
+        self.told = Some(masked);
+    }
+
     fn act(&mut self, board: &mut Board, now: Duration) -> bool {
         let Some(action) = self.protocol.next(now) else {
-            return false;
+            let before = board.log.len();
+            self.tell(board);
+            return board.log.len() != before;
         };
         let me = self.life.0;
         match action {
-            Action::Mask(life, _) => self.masked.push(life),
-            Action::Superseded(_) => {}
+            Action::Mask(life, how) => {
+                if how != LossKind::GaveUp || self.counts(life) {
+                    self.masked.push(life);
+                }
+                if self.counts(life) {
+                    self.table.remove(&life.0);
+                }
+            }
+            Action::Superseded(_) => {
+                self.superseded = true;
+                self.table.clear();
+            }
             Action::Propose(number, proposal) => {
                 if !board.has_proposal(number) {
                     board.log.push(Event::Proposal(number, proposal));
                 }
             }
             Action::Prepare(number, ranks) => {
+                self.table.retain(|rank, _| !ranks.contains(rank));
                 let offers = ranks
                     .iter()
                     .map(|rank| (*rank, vec![QpOffer { qpn: me.0, psn: 0 }]))
@@ -128,15 +171,12 @@ impl Process {
                 self.protocol.on(Event::Connected(number), now);
             }
             Action::PublishLinked(number) => board.log.push(Event::Linked(number, me)),
-            Action::Promise(number) => {
-                let limit = if self.admitted.is_some() {
-                    self.epoch + 3
-                } else {
-                    0
-                };
-                self.limit = Some(limit);
+            Action::Promise { number, member } => {
+                let limit = if member { self.epoch + 3 } else { 0 };
+                self.limit = member.then_some(limit);
                 let ready = Ready {
                     limit: Epoch(limit),
+                    masked: self.masked_peers().1,
                 };
                 self.protocol.on(Event::Promised(number, ready), now);
             }
@@ -174,6 +214,10 @@ enum Step {
     Run(usize),
     Kill(usize),
     Start(usize),
+    /// The first has waited for the second in vain.
+    GiveUp(usize, usize),
+    /// The lease of a rank ends although it lives, and it takes another one.
+    LoseLease(usize),
     Wait,
 }
 
@@ -184,6 +228,8 @@ fn steps(ranks: usize) -> impl Strategy<Value = Vec<Step>> {
         4 => (0..ranks).prop_map(Step::Run),
         1 => (0..ranks).prop_map(Step::Kill),
         1 => (0..ranks).prop_map(Step::Start),
+        1 => (0..ranks, 0..ranks).prop_map(|(a, b)| Step::GiveUp(a, b)),
+        1 => (0..ranks).prop_map(Step::LoseLease),
         1 => Just(Step::Wait),
     ];
     prop::collection::vec(one, 0..400)
@@ -224,6 +270,11 @@ impl World {
         }
     }
 
+    fn table_of(&self, rank: usize) -> Vec<(Rank, (Incarnation, u64))> {
+        let process = self.processes[rank].as_ref().unwrap();
+        process.table.iter().map(|(k, v)| (*k, *v)).collect()
+    }
+
     fn step(&mut self, step: &Step) {
         match *step {
             Step::Read(i) => {
@@ -242,12 +293,25 @@ impl World {
                 }
             }
             Step::Kill(i) => {
-                if self.processes[i].take().is_some() {
-                    self.board.cards.remove(&Rank(i as u32));
-                    self.board.log.push(Event::Card(Rank(i as u32), None));
+                if let Some(process) = self.processes[i].take() {
+                    self.board.cards.remove(&process.life.0);
+                    self.board.log.push(Event::Gone(process.life));
                 }
             }
             Step::Start(i) => self.start(i),
+            Step::GiveUp(i, j) => {
+                if let Some(process) = &mut self.processes[i] {
+                    process.table.remove(&Rank(j as u32));
+                }
+            }
+            Step::LoseLease(i) => {
+                if let Some(process) = &mut self.processes[i] {
+                    let (rank, incarnation) = process.life;
+                    process.told = None;
+                    self.board.log.push(Event::Gone(process.life));
+                    self.board.log.push(Event::Card(card(rank, incarnation)));
+                }
+            }
             Step::Wait => self.now += TIME_OUT / 2,
         }
     }
@@ -318,6 +382,89 @@ fn ranks_form_a_group_and_take_a_newcomer_in() {
 }
 
 #[test]
+fn two_that_gave_each_other_up_are_joined_again_and_nobody_else_is_touched() {
+    let mut world = World::new(4);
+    world.settle();
+    let before: Vec<_> = world.table_of(3);
+    for _ in 0..5 {
+        (0..4).for_each(|i| world.step(&Step::Run(i)));
+    }
+    world.step(&Step::GiveUp(1, 2));
+    world.settle();
+    // The largest promise is 5 + 3.
+    for (a, b) in [(1, 2), (2, 1)] {
+        let row = world.processes[a].as_ref().unwrap().table[&Rank(b)];
+        assert_eq!(row, (Incarnation(1), 8));
+    }
+    assert_eq!(world.table_of(3), before);
+    let gave_up = &world.processes[2].as_ref().unwrap().masked;
+    assert_eq!(*gave_up, [(Rank(1), Incarnation(1))]);
+    world.check_agreement();
+}
+
+#[test]
+fn a_rank_that_ran_ahead_alone_comes_back_to_where_the_others_are() {
+    let mut world = World::new(3);
+    world.settle();
+    for i in [0, 1] {
+        world.step(&Step::GiveUp(i, 2));
+        world.step(&Step::GiveUp(2, i));
+    }
+    for _ in 0..1000 {
+        world.step(&Step::Run(2));
+    }
+    (0..4).for_each(|_| (0..2).for_each(|i| world.step(&Step::Run(i))));
+    world.settle();
+    // 4 + 3, rounded up; not anywhere near 1,000.
+    assert_eq!(world.processes[2].as_ref().unwrap().epoch, 8);
+    for (a, b) in [(0, 2), (1, 2), (2, 0), (2, 1)] {
+        let row = world.processes[a].as_ref().unwrap().table[&Rank(b)];
+        assert_eq!(row, (Incarnation(1), 8));
+    }
+    assert_eq!(world.processes[0].as_ref().unwrap().table[&Rank(1)].1, 0);
+}
+
+#[test]
+fn a_rank_whose_lease_ended_is_taken_in_again() {
+    let mut world = World::new(3);
+    world.settle();
+    world.step(&Step::LoseLease(1));
+    world.settle();
+    for (a, b) in [(0, 1), (2, 1), (1, 0), (1, 2)] {
+        let process = world.processes[a].as_ref().unwrap();
+        assert!(process.counts((Rank(b), Incarnation(1))), "{a} and {b}");
+    }
+    world.check_agreement();
+}
+
+/// It may be dead, with a lease that has not run out.
+#[test]
+fn a_rank_that_others_gave_up_and_that_says_nothing_holds_up_no_newcomer() {
+    let mut world = World::new(4);
+    world.settle();
+    world.step(&Step::Kill(3));
+    // Rank 2 hangs: it neither reads nor acts from here on.
+    let mut frozen = world.processes[2].take();
+    for i in [0, 1] {
+        world.step(&Step::GiveUp(i, 2));
+    }
+    world.settle();
+    world.step(&Step::Start(3));
+    world.settle();
+    let newcomer = world.processes[3].as_ref().unwrap();
+    assert!(newcomer.admitted.is_some());
+    assert!(!newcomer.counts((Rank(2), Incarnation(1))));
+    // It comes back, and is a newcomer itself.
+    world.processes[2] = frozen.take();
+    world.settle();
+    for other in [0, 1, 3] {
+        let process = world.processes[other].as_ref().unwrap();
+        assert!(process.counts((Rank(2), Incarnation(1))), "{other}");
+    }
+    world.check_agreement();
+}
+
+#[test]
 fn a_failed_step_drops_the_attempt_and_a_later_one_succeeds() {
     let mut world = World::new(2);
     world.settle();
@@ -341,7 +488,11 @@ fn a_failed_step_drops_the_attempt_and_a_later_one_succeeds() {
         .protocol
         .on(Event::Failed(number, why.clone()), world.now);
     world.settle();
-    let dropped = Decision::Dropped { by: Rank(0), why };
+    let dropped = Decision::Dropped {
+        by: Rank(0),
+        why,
+        blame: vec![Rank(0)],
+    };
     assert_eq!(world.board.decision(number), Some(&dropped));
     assert!(world.processes[1].as_ref().unwrap().admitted.is_some());
     world.check_agreement();
@@ -397,10 +548,10 @@ fn a_rank_that_says_nothing_lets_the_attempt_time_out() {
         }
         while newcomer.act(&mut world.board, world.now) {}
     }
-    let Some(Decision::Dropped { by, why }) = world.board.decision(2) else {
+    let Some(Decision::Dropped { by, why, blame }) = world.board.decision(2) else {
         panic!("not dropped");
     };
-    assert_eq!(*by, Rank(1));
+    assert_eq!((*by, &blame[..]), (Rank(1), &[Rank(0)][..]));
     assert!(why.contains("rank 0"), "{why}");
 }
 

@@ -68,7 +68,7 @@ pub(crate) fn decode<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, 
 }
 
 /// Where a port can be reached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct PortAddress {
     /// The GID, in network byte order.
     pub(crate) gid: [u8; 16],
@@ -81,7 +81,7 @@ pub(crate) struct PortAddress {
 }
 
 /// What a rank is, published once for each life, gone when its lease ends.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Card {
     /// The rank.
     pub(crate) rank: Rank,
@@ -104,7 +104,7 @@ pub(crate) struct Card {
 }
 
 /// One queue pair as its peer must know it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct QpOffer {
     /// Queue pair number.
     pub(crate) qpn: u32,
@@ -116,12 +116,16 @@ pub(crate) struct QpOffer {
 pub(crate) type Life = (Rank, Incarnation);
 
 /// A change of the membership that somebody would like.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Proposal {
-    /// Members of the last view that are alive, ascending.
+    /// Members of the last view that are alive and count each other, ascending.
     pub(crate) members: Vec<Life>,
-    /// Who is to come in, ascending.
+    /// Who is to come in, ascending: newcomers, and members that the others have
+    /// lost and that live after all.
     pub(crate) joining: Vec<Life>,
+    /// Members that do not count each other any more and are to do so again, the
+    /// lower first.
+    pub(crate) pairs: Vec<(Rank, Rank)>,
 }
 
 impl Proposal {
@@ -129,22 +133,46 @@ impl Proposal {
     pub(crate) fn everybody(&self) -> impl Iterator<Item = Life> + '_ {
         self.members.iter().chain(&self.joining).copied()
     }
+
+    /// Whether the connection between two ranks is remade.
+    pub(crate) fn remakes(&self, a: Rank, b: Rank) -> bool {
+        let joins = |rank| self.joining.iter().any(|life| life.0 == rank);
+        joins(a) || joins(b) || self.pairs.contains(&(a.min(b), a.max(b)))
+    }
+
+    /// Who decides that all are ready: the lowest of those who come in.
+    pub(crate) fn decider(&self) -> Option<Life> {
+        self.joining.first().or(self.members.first()).copied()
+    }
 }
 
 /// What one rank offers each rank that it is to be connected with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Offers(pub(crate) Vec<(Rank, Vec<QpOffer>)>);
 
 /// A rank is connected, and begins no operation at or beyond `limit` before it
 /// knows the decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Ready {
-    /// The promise.
+    /// The promise; 0 from a rank that comes in.
     pub(crate) limit: Epoch,
+    /// Members of the view that it does not count.
+    pub(crate) masked: Vec<Life>,
+}
+
+/// Whom a member does not count any more although it lives.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Masked {
+    /// Which life of the member says so.
+    pub(crate) incarnation: Incarnation,
+    /// The number of the last commit that it knew of.
+    pub(crate) after: u64,
+    /// Members of the view of that commit.
+    pub(crate) lives: Vec<Life>,
 }
 
 /// How an attempt ended, decided once by compare-and-swap.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Decision {
     /// The joining ranks take part from this epoch on.
     Commit {
@@ -157,6 +185,8 @@ pub(crate) enum Decision {
         by: Rank,
         /// Why.
         why: String,
+        /// Who did not do its part.
+        blame: Vec<Rank>,
     },
 }
 
@@ -166,7 +196,10 @@ mod tests {
 
     #[test]
     fn records_of_another_version_and_garbage_are_refused() {
-        let ready = Ready { limit: Epoch(77) };
+        let ready = Ready {
+            limit: Epoch(77),
+            masked: Vec::new(),
+        };
         let mut bytes = encode(&ready).unwrap();
         assert_eq!(decode::<Ready>("ready", &bytes), Ok(ready));
         bytes[0] = 9;

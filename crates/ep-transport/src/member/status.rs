@@ -32,7 +32,7 @@ impl SharedStatus {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn update(&self, change: impl FnOnce(&mut Status)) {
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
         change(&mut self.lock());
         self.changed.notify_all();
     }
