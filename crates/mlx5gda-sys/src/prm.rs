@@ -40,6 +40,7 @@ mod context;
 mod cq;
 mod object;
 mod qp;
+mod query;
 mod value;
 
 pub use bits::{Field, FieldError, Info, Layout, Mailbox, Part};
@@ -54,13 +55,20 @@ pub use cq::{
     QueryCqOut,
 };
 pub use object::{
-    AllocPdIn, AllocPdOut, AllocUarIn, AllocUarOut, CreateMkeyIn, CreateMkeyOut, DeallocPdIn,
-    DeallocPdOut, DeallocUarIn, DeallocUarOut, DestroyMkeyIn, DestroyMkeyOut,
+    AllocPdIn, AllocPdOut, AllocTransportDomainIn, AllocTransportDomainOut, AllocUarIn,
+    AllocUarOut, CreateMkeyIn, CreateMkeyOut, DeallocPdIn, DeallocPdOut, DeallocTransportDomainIn,
+    DeallocTransportDomainOut, DeallocUarIn, DeallocUarOut, DestroyMkeyIn, DestroyMkeyOut,
+    QueryMkeyIn, QueryMkeyOut,
 };
 pub use qp::{
     CreateQpIn, CreateQpOut, DestroyQpIn, DestroyQpOut, Init2InitQpIn, Init2InitQpOut,
     Init2RtrQpIn, Init2RtrQpOut, Qp2ErrIn, Qp2ErrOut, Qp2RstIn, Qp2RstOut, QueryQpIn, QueryQpOut,
     Rst2InitQpIn, Rst2InitQpOut, Rtr2RtsQpIn, Rtr2RtsQpOut, Rts2RtsQpIn, Rts2RtsQpOut, opt_param,
+};
+pub use query::{
+    AdapterParamBlock, MacAddress, NicVportContext, NopIn, NopOut, QueryAdapterIn, QueryAdapterOut,
+    QueryIssiIn, QueryIssiOut, QueryNicVportContextIn, QueryNicVportContextOut, QueryRoceAddressIn,
+    QueryRoceAddressOut, QueryVportStateIn, QueryVportStateOut, RoceAddr,
 };
 pub use value::{AtomicMode, Mtu, PmState, PortType, QpState, RqType, ServiceType, UnknownValue};
 
@@ -119,4 +127,26 @@ pub const LAYOUTS: &[Info] = &[
     CreateMkeyOut::INFO,
     DestroyMkeyIn::INFO,
     DestroyMkeyOut::INFO,
+    QueryMkeyIn::INFO,
+    QueryMkeyOut::INFO,
+    AllocTransportDomainIn::INFO,
+    AllocTransportDomainOut::INFO,
+    DeallocTransportDomainIn::INFO,
+    DeallocTransportDomainOut::INFO,
+    NopIn::INFO,
+    NopOut::INFO,
+    AdapterParamBlock::INFO,
+    QueryAdapterIn::INFO,
+    QueryAdapterOut::INFO,
+    QueryIssiIn::INFO,
+    QueryIssiOut::INFO,
+    QueryVportStateIn::INFO,
+    QueryVportStateOut::INFO,
+    MacAddress::INFO,
+    NicVportContext::INFO,
+    QueryNicVportContextIn::INFO,
+    QueryNicVportContextOut::INFO,
+    RoceAddr::INFO,
+    QueryRoceAddressIn::INFO,
+    QueryRoceAddressOut::INFO,
 ];

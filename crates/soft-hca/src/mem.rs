@@ -6,11 +6,14 @@
 //! is copied from and to by raw pointers, and what others poll is accessed with
 //! atomics.
 
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use mlx5gda_sys::doorbell::{UAR_BLUEFLAME, UAR_BLUEFLAME_BYTES, UAR_CQ_DOORBELL, UAR_PAGE_BYTES};
-use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap_anonymous, msync, munmap};
+use rustix::fs::fstat;
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, mmap_anonymous, msync, munmap};
 
 use crate::rc::AtomicOp;
 
@@ -24,6 +27,8 @@ pub(crate) struct Region {
     base: *mut u8,
     len: usize,
     writable: bool,
+    /// Keeps a mapping made here.
+    _mapping: Option<Mapping>,
 }
 
 // SAFETY: the value is an address range; all accesses go through raw copies and
@@ -44,7 +49,55 @@ impl Region {
             base,
             len,
             writable,
+            _mapping: None,
         }
+    }
+
+    /// `len` bytes at `offset` of what `fd` stands for, mapped by this value.
+    ///
+    /// # Errors
+    /// `EINVAL` if it is not that long, or what mapping it gives.
+    ///
+    /// # Safety
+    /// What `fd` stands for must not become shorter until the region is dropped,
+    /// and whoever else uses it must expect concurrent access.
+    pub(crate) unsafe fn map(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+        writable: bool,
+    ) -> rustix::io::Result<Self> {
+        const PAGE: u64 = 4096;
+        let size = fstat(fd)?.st_size as u64;
+        let end = offset.checked_add(len as u64).ok_or(Errno::INVAL)?;
+        if len == 0 || end > size {
+            return Err(Errno::INVAL);
+        }
+        let skip = offset % PAGE;
+        let whole = len + skip as usize;
+        let access = if writable {
+            ProtFlags::READ | ProtFlags::WRITE
+        } else {
+            ProtFlags::READ
+        };
+        // SAFETY: a new mapping at an address of the kernel's choice replaces
+        // nothing.
+        let start = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                whole,
+                access,
+                MapFlags::SHARED,
+                fd,
+                offset - skip,
+            )
+        }?;
+        Ok(Self {
+            base: start.cast::<u8>().wrapping_add(skip as usize),
+            len,
+            writable,
+            _mapping: Some(Mapping { start, len: whole }),
+        })
     }
 
     /// Bytes.
@@ -159,6 +212,24 @@ impl Region {
         // SAFETY: a request to start writing back, which private memory has
         // none of, changes nothing; it fails where nothing is mapped.
         unsafe { msync(from, end - start, MsyncFlags::ASYNC) }.is_ok()
+    }
+}
+
+/// A mapping made here.
+///
+/// # Invariants
+/// `len` bytes at `start` are mapped, by nobody else.
+#[derive(Debug)]
+struct Mapping {
+    start: *mut std::ffi::c_void,
+    len: usize,
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: by the invariant; the region in it goes at the same time.
+        let result = unsafe { munmap(self.start, self.len) };
+        debug_assert!(result.is_ok(), "{result:?}");
     }
 }
 

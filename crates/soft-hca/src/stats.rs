@@ -29,7 +29,9 @@ pub enum DropReason {
 pub struct Live {
     /// Protection domains.
     pub pds: usize,
-    /// Memory regions.
+    /// Transport domains.
+    pub transport_domains: usize,
+    /// Memory regions, and memory keys made by command.
     pub mrs: usize,
     /// User memories (devx umem).
     pub umems: usize,
@@ -39,6 +41,13 @@ pub struct Live {
     pub cqs: usize,
     /// Queue pairs.
     pub qps: usize,
+}
+
+impl Live {
+    /// All of them together.
+    pub const fn total(&self) -> usize {
+        self.pds + self.transport_domains + self.mrs + self.umems + self.uars + self.cqs + self.qps
+    }
 }
 
 /// A device's counters, from when it was made or picked for somebody new.

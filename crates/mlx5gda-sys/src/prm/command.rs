@@ -42,8 +42,14 @@ macro_rules! opcodes {
 opcodes! {
     /// Read device capabilities.
     QueryHcaCap = 0x100, "QUERY_HCA_CAP";
+    /// Read who made the device.
+    QueryAdapter = 0x101, "QUERY_ADAPTER";
+    /// Read the version of the command interface.
+    QueryIssi = 0x10a, "QUERY_ISSI";
     /// Create a memory key.
     CreateMkey = 0x200, "CREATE_MKEY";
+    /// Read a memory key context.
+    QueryMkey = 0x201, "QUERY_MKEY";
     /// Destroy a memory key.
     DestroyMkey = 0x202, "DESTROY_MKEY";
     /// Create a completion queue.
@@ -74,6 +80,12 @@ opcodes! {
     QueryQp = 0x50b, "QUERY_QP";
     /// Change a queue pair in Init.
     Init2InitQp = 0x50e, "INIT2INIT_QP";
+    /// Read the state of a port.
+    QueryVportState = 0x750, "QUERY_VPORT_STATE";
+    /// Read an Ethernet port context.
+    QueryNicVportContext = 0x754, "QUERY_NIC_VPORT_CONTEXT";
+    /// Read an entry of the GID table.
+    QueryRoceAddress = 0x760, "QUERY_ROCE_ADDRESS";
     /// Allocate a protection domain.
     AllocPd = 0x800, "ALLOC_PD";
     /// Free a protection domain.
@@ -82,6 +94,12 @@ opcodes! {
     AllocUar = 0x802, "ALLOC_UAR";
     /// Free a UAR page.
     DeallocUar = 0x803, "DEALLOC_UAR";
+    /// Do nothing.
+    Nop = 0x80d, "NOP";
+    /// Allocate a transport domain.
+    AllocTransportDomain = 0x816, "ALLOC_TRANSPORT_DOMAIN";
+    /// Free a transport domain.
+    DeallocTransportDomain = 0x817, "DEALLOC_TRANSPORT_DOMAIN";
 }
 
 impl CmdOpcode {

@@ -1,4 +1,4 @@
-//! Commands on protection domains, UAR pages and memory keys.
+//! Commands on protection domains, transport domains, UAR pages and memory keys.
 
 use super::bits::layout;
 use super::command::command;
@@ -49,6 +49,12 @@ small_in! {
     AllocUarIn = "alloc_uar_in" {};
     /// DEALLOC_UAR, input.
     DeallocUarIn = "dealloc_uar_in" { uar, set_uar };
+    /// ALLOC_TRANSPORT_DOMAIN, input.
+    AllocTransportDomainIn = "alloc_transport_domain_in" {};
+    /// DEALLOC_TRANSPORT_DOMAIN, input.
+    DeallocTransportDomainIn = "dealloc_transport_domain_in" {
+        transport_domain, set_transport_domain
+    };
     /// DESTROY_MKEY, input.
     DestroyMkeyIn = "destroy_mkey_in" { mkey_index, set_mkey_index };
 }
@@ -62,6 +68,12 @@ small_out! {
     AllocUarOut = "alloc_uar_out" { uar, set_uar };
     /// DEALLOC_UAR, output.
     DeallocUarOut = "dealloc_uar_out" {};
+    /// ALLOC_TRANSPORT_DOMAIN, output.
+    AllocTransportDomainOut = "alloc_transport_domain_out" {
+        transport_domain, set_transport_domain
+    };
+    /// DEALLOC_TRANSPORT_DOMAIN, output.
+    DeallocTransportDomainOut = "dealloc_transport_domain_out" {};
     /// CREATE_MKEY, output: bits 31:8 of the key.
     CreateMkeyOut = "create_mkey_out" { mkey_index, set_mkey_index };
     /// DESTROY_MKEY, output.
@@ -102,5 +114,44 @@ command!(AllocPdIn -> AllocPdOut, AllocPd);
 command!(DeallocPdIn -> DeallocPdOut, DeallocPd);
 command!(AllocUarIn -> AllocUarOut, AllocUar);
 command!(DeallocUarIn -> DeallocUarOut, DeallocUar);
+layout! {
+    /// QUERY_MKEY, input.
+    QueryMkeyIn = "query_mkey_in", 16 {
+        members {
+            /// Opcode.
+            pub header: InHeader,
+            tail: [u8; 8],
+        }
+        parts { header: InHeader @ 0x0; }
+        fields {
+            /// Bits 31:8 of the key.
+            mkey_index, set_mkey_index: bits(24) @ 0x48;
+            pg_access, set_pg_access: bool @ 0x60;
+        }
+    }
+}
+
+layout! {
+    /// QUERY_MKEY, output; the first entries of the translation table are not read.
+    QueryMkeyOut = "query_mkey_out", 304 {
+        members {
+            /// Status.
+            pub header: OutHeader,
+            gap: [u8; 8],
+            /// The key.
+            pub memory_key_mkey_entry: Mkc,
+            tail: [u8; 224],
+        }
+        parts {
+            header: OutHeader @ 0x0;
+            memory_key_mkey_entry: Mkc @ 0x80;
+        }
+        fields {}
+    }
+}
+
+command!(AllocTransportDomainIn -> AllocTransportDomainOut, AllocTransportDomain);
+command!(DeallocTransportDomainIn -> DeallocTransportDomainOut, DeallocTransportDomain);
 command!(CreateMkeyIn -> CreateMkeyOut, CreateMkey);
+command!(QueryMkeyIn -> QueryMkeyOut, QueryMkey);
 command!(DestroyMkeyIn -> DestroyMkeyOut, DestroyMkey);

@@ -4,7 +4,7 @@ use core::ffi::{c_int, c_void};
 use std::sync::Arc;
 
 use mlx5gda_sys::ffi;
-use mlx5gda_sys::prm::{DestroyCqIn, DestroyCqOut, DestroyQpIn, DestroyQpOut};
+use mlx5gda_sys::prm::{CmdOpcode, DestroyCqIn, DestroyCqOut, InHeader};
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
@@ -47,16 +47,15 @@ impl<'a> Mailboxes<'a> {
         })
     }
 
-    /// Executes the command if it is of the class that the call is for. A
-    /// command of another class is the kernel's to refuse, with `EINVAL`; an
-    /// unknown one is the device's.
+    /// Executes the command if it is of the class that the call is for. Any other
+    /// is the kernel's to refuse, with `EINVAL`.
     fn execute(
         self,
         device: &Device,
         context: ContextId,
         fits: impl FnOnce(Class) -> bool,
     ) -> Result<Effect, Errno> {
-        if classify(self.input).is_some_and(|class| !fits(class)) {
+        if !classify(self.input).is_some_and(fits) {
             return Err(Errno::INVAL);
         }
         let mut state = device.lock();
@@ -166,27 +165,20 @@ pub(super) unsafe extern "C" fn mlx5dv_devx_obj_modify(
 }
 
 fn destroy(device: &Device, context: ContextId, id: ObjectId) -> Result<(), Errno> {
-    let mut state = device.lock();
-    let result = match id {
-        ObjectId::Cq(cqn) => {
-            let mut input = DestroyCqIn::new();
-            input.set_cqn(cqn).map_err(|_| Errno::INVAL)?;
-            state.execute(
-                context,
-                input.as_bytes(),
-                DestroyCqOut::zeroed().as_mut_bytes(),
-            )
-        }
-        ObjectId::Qp(qpn) => {
-            let mut input = DestroyQpIn::new();
-            input.set_qpn(qpn).map_err(|_| Errno::INVAL)?;
-            state.execute(
-                context,
-                input.as_bytes(),
-                DestroyQpOut::zeroed().as_mut_bytes(),
-            )
-        }
+    let (opcode, number) = match id {
+        ObjectId::Cq(cqn) => (CmdOpcode::DestroyCq, cqn),
+        ObjectId::Qp(qpn) => (CmdOpcode::DestroyQp, qpn),
+        ObjectId::Mkey(index) => (CmdOpcode::DestroyMkey, index),
+        ObjectId::Pd(pd) => (CmdOpcode::DeallocPd, pd),
+        ObjectId::TransportDomain(domain) => (CmdOpcode::DeallocTransportDomain, domain),
     };
+    // All of these commands have the object's number in the same place.
+    let mut input = DestroyCqIn::new();
+    input.header = InHeader::new(opcode);
+    input.set_cqn(number).map_err(|_| Errno::INVAL)?;
+    let mut output = DestroyCqOut::zeroed();
+    let mut state = device.lock();
+    let result = state.execute(context, input.as_bytes(), output.as_mut_bytes());
     result.map(|_| ()).map_err(refused)
 }
 

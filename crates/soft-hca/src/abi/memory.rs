@@ -1,6 +1,7 @@
 //! Protection domains, memory regions, user memory, doorbell pages.
 
 use core::ffi::{c_int, c_uint, c_void};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use mlx5gda_sys::doorbell::UAR_BLUEFLAME;
@@ -10,9 +11,12 @@ use rustix::io::Errno;
 
 use super::errno::{number, pointer, refused, set};
 use super::handle::{self, Kind, Owned};
-use crate::device::{Mr, Pd, Uar, Umem};
+use crate::cmd::Reason;
+use crate::device::{ContextId, Device, Mr, Uar, Umem};
 use crate::mem::{Region, UarPage};
 
+/// Unit of translation.
+const PAGE: u64 = 4096;
 /// Access flags that change nothing here.
 const HARMLESS: u32 = ffi::IBV_ACCESS_HUGETLB | ffi::IBV_ACCESS_RELAXED_ORDERING;
 /// Access flags that a memory region understands.
@@ -60,10 +64,7 @@ pub(super) unsafe extern "C" fn ibv_alloc_pd(context: *mut ffi::ibv_context) -> 
     pointer(handle::context(context).and_then(|(device, owner)| {
         let mut state = device.lock();
         state.begin(CmdOpcode::AllocPd).map_err(refused)?;
-        let number = state
-            .new_number(|state, n| !state.pds.contains_key(&n))
-            .map_err(refused)?;
-        state.pds.insert(number, Pd { owner, number });
+        let number = state.alloc_pd(owner).map_err(refused)?;
         drop(state);
         let value = Owned::new(ffi::ibv_pd {
             context,
@@ -75,9 +76,7 @@ pub(super) unsafe extern "C" fn ibv_alloc_pd(context: *mut ffi::ibv_context) -> 
     }))
 }
 
-fn pd(
-    pointer: *const ffi::ibv_pd,
-) -> Result<(Arc<crate::device::Device>, crate::device::ContextId, u32), Errno> {
+fn pd(pointer: *const ffi::ibv_pd) -> Result<(Arc<Device>, ContextId, u32), Errno> {
     handle::look(pointer, |kind| match kind {
         Kind::Pd(_, number) => Some(*number),
         _ => None,
@@ -93,12 +92,10 @@ pub(super) unsafe extern "C" fn ibv_dealloc_pd(pointer: *mut ffi::ibv_pd) -> c_i
     number(pd(pointer).and_then(|(device, _, number)| {
         let mut state = device.lock();
         state.begin(CmdOpcode::DeallocPd).map_err(refused)?;
-        let used = state.mrs.values().any(|mr| mr.pd == number)
-            || state.qps.values().any(|qp| qp.pd == number);
-        if used {
-            return Err(Errno::BUSY);
-        }
-        state.pds.remove(&number);
+        state.dealloc_pd(number).map_err(|reason| match reason {
+            Reason::Busy => Errno::BUSY,
+            other => refused(other),
+        })?;
         drop(state);
         handle::remove(pointer);
         Ok(())
@@ -133,7 +130,6 @@ pub(super) unsafe extern "C" fn ibv_reg_mr_iova2(
     iova: u64,
     access: c_uint,
 ) -> *mut ffi::ibv_mr {
-    const PAGE: u64 = 4096;
     pointer(pd(domain).and_then(|(device, owner, number)| {
         // Translation is by pages, so the offset in the page is kept.
         if iova % PAGE != addr.addr() as u64 % PAGE || iova.checked_add(length as u64).is_none() {
@@ -141,52 +137,101 @@ pub(super) unsafe extern "C" fn ibv_reg_mr_iova2(
         }
         // SAFETY: by our contract.
         let region = unsafe { region(addr, length, writable(access)?) }?;
-        let mut state = device.lock();
-        state.begin(CmdOpcode::CreateMkey).map_err(refused)?;
-        let key = state.new_key().map_err(refused)?;
-        state.mrs.insert(
-            key,
-            Mr {
-                owner,
-                pd: number,
-                iova,
-                region,
-                remote_write: access & ffi::IBV_ACCESS_REMOTE_WRITE != 0,
-                remote_read: access & ffi::IBV_ACCESS_REMOTE_READ != 0,
-                remote_atomic: access & ffi::IBV_ACCESS_REMOTE_ATOMIC != 0,
-            },
-        );
-        drop(state);
-        let value = Owned::new(ffi::ibv_mr {
-            // SAFETY: the domain is alive, it was just looked up.
-            context: unsafe { (*domain).context },
-            pd: domain,
-            addr,
-            length,
-            handle: key,
-            lkey: key,
-            rkey: key,
-        });
-        let pointer = value.as_ptr();
-        handle::insert(&device, owner, Kind::Mr(value, key));
-        Ok(pointer)
+        let place = Place { addr, iova };
+        register(&device, owner, (domain, number), place, region, access)
     }))
 }
 
-/// Memory of other devices cannot be reached by a program: `EOPNOTSUPP`.
+/// Where a memory region is, for its client and for the device.
+struct Place {
+    addr: *mut c_void,
+    iova: u64,
+}
+
+/// Makes a memory region of a client's protection domain.
+fn register(
+    device: &Arc<Device>,
+    owner: ContextId,
+    (domain, pd): (*mut ffi::ibv_pd, u32),
+    place: Place,
+    region: Region,
+    access: u32,
+) -> Result<*mut ffi::ibv_mr, Errno> {
+    let length = region.len();
+    let mut state = device.lock();
+    state.begin(CmdOpcode::CreateMkey).map_err(refused)?;
+    let key = state.new_key().map_err(refused)?;
+    let mr = Mr {
+        owner,
+        pd,
+        iova: place.iova,
+        len: length as u64,
+        base: 0,
+        local_read: true,
+        local_write: region.is_writable(),
+        region: Arc::new(region),
+        remote_write: access & ffi::IBV_ACCESS_REMOTE_WRITE != 0,
+        remote_read: access & ffi::IBV_ACCESS_REMOTE_READ != 0,
+        remote_atomic: access & ffi::IBV_ACCESS_REMOTE_ATOMIC != 0,
+        mkc: None,
+    };
+    state.mrs.insert(key, mr);
+    drop(state);
+    let value = Owned::new(ffi::ibv_mr {
+        // SAFETY: the domain is alive, it was just looked up.
+        context: unsafe { (*domain).context },
+        pd: domain,
+        addr: place.addr,
+        length,
+        handle: key,
+        lkey: key,
+        rkey: key,
+    });
+    let pointer = value.as_ptr();
+    handle::insert(device, owner, Kind::Mr(value, key));
+    Ok(pointer)
+}
+
+/// Registers memory behind a descriptor, to appear at I/O address `iova`. The
+/// descriptor is mapped; memory that its owner does not let a program map, as
+/// that of most GPUs, gives `EOPNOTSUPP`.
 ///
 /// # Safety
-/// None beyond C's.
+/// What `fd` stands for does not become shorter until it is deregistered or the
+/// context is closed.
 #[cfg_attr(feature = "export", unsafe(no_mangle))]
 pub(super) unsafe extern "C" fn ibv_reg_dmabuf_mr(
-    _pd: *mut ffi::ibv_pd,
-    _offset: u64,
-    _length: usize,
-    _iova: u64,
-    _fd: c_int,
-    _access: c_int,
+    domain: *mut ffi::ibv_pd,
+    offset: u64,
+    length: usize,
+    iova: u64,
+    fd: c_int,
+    access: c_int,
 ) -> *mut ffi::ibv_mr {
-    pointer(Err(Errno::OPNOTSUPP))
+    pointer(pd(domain).and_then(|(device, owner, number)| {
+        if iova % PAGE != offset % PAGE || iova.checked_add(length as u64).is_none() {
+            return Err(Errno::INVAL);
+        }
+        // Flags are non-negative bits.
+        let access = access as c_uint;
+        let writable = writable(access)?;
+        if fd < 0 {
+            return Err(Errno::BADF);
+        }
+        // SAFETY: open by our contract, and only for this call.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        // SAFETY: by our contract.
+        let mapped = unsafe { Region::map(fd, offset, length, writable) };
+        let region = mapped.map_err(|error| match error {
+            Errno::NODEV | Errno::NOTSUP | Errno::NOSYS => Errno::OPNOTSUPP,
+            other => other,
+        })?;
+        let place = Place {
+            addr: core::ptr::null_mut(),
+            iova,
+        };
+        register(&device, owner, (domain, number), place, region, access)
+    }))
 }
 
 /// Deregisters memory: it is not touched any more once this returns.

@@ -22,17 +22,10 @@ const PAGE_SIZE: u32 = 1 << 2;
 
 impl State {
     /// `len` bytes at `offset` of a umem, `offset` a multiple of `align`.
-    pub(super) fn span(
-        &self,
-        valid: bool,
-        umem: u32,
-        offset: u64,
-        len: u64,
-        align: u64,
-    ) -> CmdResult<Span> {
-        if !valid {
-            return Err(Reason::UmemRequired);
-        }
+    ///
+    /// The bits that say that a mailbox names a umem are not looked at: between a
+    /// devx client and its device the kernel sets them.
+    pub(super) fn span(&self, umem: u32, offset: u64, len: u64, align: u64) -> CmdResult<Span> {
         let umem = self.umems.get(&umem).ok_or(Reason::NoUmem)?;
         if !offset.is_multiple_of(align) {
             return Err(Reason::Alignment);
@@ -66,23 +59,11 @@ impl State {
             .cq_umem_offset()
             .checked_add(u64::from(cqc.page_offset()) * 64)
             .ok_or(Reason::UmemRange)?;
-        let ring = self.span(
-            command.cq_umem_valid(),
-            command.cq_umem_id(),
-            offset,
-            entries * 64,
-            64,
-        )?;
+        let ring = self.span(command.cq_umem_id(), offset, entries * 64, 64)?;
         if !ring.region.is_writable() {
             return Err(Reason::ReadOnly);
         }
-        let doorbell = self.span(
-            cqc.dbr_umem_valid(),
-            cqc.dbr_umem_id(),
-            cqc.dbr_addr(),
-            8,
-            8,
-        )?;
+        let doorbell = self.span(cqc.dbr_umem_id(), cqc.dbr_addr(), 8, 8)?;
         let cqn = self.new_number(|state, n| !state.cqs.queues.contains_key(&n))?;
         let cq = Cq::new(context, *cqc, ring, doorbell);
         self.cqs.queues.insert(cqn, cq);
@@ -156,8 +137,7 @@ impl State {
             .cq_umem_offset()
             .checked_add(u64::from(cqc.page_offset()) * 64)
             .ok_or(Reason::UmemRange)?;
-        let (valid, umem) = (command.cq_umem_valid(), command.cq_umem_id());
-        let ring = self.span(valid, umem, offset, 64 << log, 64)?;
+        let ring = self.span(command.cq_umem_id(), offset, 64 << log, 64)?;
         if !ring.region.is_writable() {
             return Err(Reason::ReadOnly);
         }

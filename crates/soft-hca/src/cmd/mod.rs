@@ -2,14 +2,22 @@
 
 mod cap;
 mod cq;
+mod domain;
+mod info;
+mod mkey;
 mod qp;
 mod reason;
 mod transition;
 
+use std::ops::Range;
+
 use mlx5gda_sys::prm::{
-    CmdOpcode, CmdStatus, CreateCqOut, CreateQpOut, DestroyCqIn, DestroyCqOut, DestroyQpIn,
-    DestroyQpOut, InHeader, Layout, ModifyCqIn, ModifyCqOut, OutHeader, Qp2ErrIn, Qp2ErrOut,
-    Qp2RstIn, Qp2RstOut, QueryCqIn, QueryCqOut, QueryQpIn, QueryQpOut,
+    AllocPdIn, AllocPdOut, AllocTransportDomainIn, AllocTransportDomainOut, CmdOpcode, CmdStatus,
+    CreateCqOut, CreateMkeyOut, CreateQpOut, DeallocPdIn, DeallocPdOut, DeallocTransportDomainIn,
+    DeallocTransportDomainOut, DestroyCqIn, DestroyCqOut, DestroyMkeyIn, DestroyMkeyOut,
+    DestroyQpIn, DestroyQpOut, InHeader, Layout, ModifyCqIn, ModifyCqOut, NopIn, NopOut, OutHeader,
+    Qp2ErrIn, Qp2ErrOut, Qp2RstIn, Qp2RstOut, QueryAdapterIn, QueryCqIn, QueryCqOut, QueryIssiIn,
+    QueryMkeyIn, QueryMkeyOut, QueryQpIn, QueryQpOut,
 };
 
 pub use reason::Reason;
@@ -42,8 +50,6 @@ pub(crate) enum Class {
     Query(ObjectId),
     /// Changes this one.
     Modify(ObjectId),
-    /// Destroys this one.
-    Destroy(ObjectId),
 }
 
 /// Bits 0x48..0x60 of most mailboxes: a queue's number.
@@ -54,26 +60,43 @@ fn number(input: &[u8]) -> u32 {
     }
 }
 
-/// Looks at a mailbox; `None` if its opcode is not known.
+/// Opcodes that the kernel passes on without knowing them
+/// (`MLX5_CMD_OP_GENERAL_START` and `_END`).
+const PASSED_ON: Range<u16> = 0xb00..0xd00;
+
+/// Looks at a mailbox; `None` if the kernel would not pass it on.
 pub(crate) fn classify(input: &[u8]) -> Option<Class> {
-    let opcode = CmdOpcode::from_code(InHeader::from_slice(input)?.opcode())?;
-    let cq = ObjectId::Cq(number(input));
-    let qp = ObjectId::Qp(number(input));
+    let code = InHeader::from_slice(input).map_or(0, InHeader::opcode);
+    let Some(opcode) = CmdOpcode::from_code(code) else {
+        return PASSED_ON.contains(&code).then_some(Class::General);
+    };
+    let number = number(input);
     Some(match opcode {
-        CmdOpcode::QueryHcaCap => Class::General,
-        CmdOpcode::CreateCq | CmdOpcode::CreateQp => Class::Create,
-        CmdOpcode::QueryCq => Class::Query(cq),
-        CmdOpcode::QueryQp => Class::Query(qp),
-        CmdOpcode::ModifyCq => Class::Modify(cq),
-        CmdOpcode::DestroyCq => Class::Destroy(cq),
-        CmdOpcode::DestroyQp => Class::Destroy(qp),
+        CmdOpcode::QueryHcaCap
+        | CmdOpcode::QueryAdapter
+        | CmdOpcode::QueryIssi
+        | CmdOpcode::QueryVportState
+        | CmdOpcode::QueryNicVportContext
+        | CmdOpcode::QueryRoceAddress
+        | CmdOpcode::Nop => Class::General,
+        CmdOpcode::CreateCq
+        | CmdOpcode::CreateQp
+        | CmdOpcode::CreateMkey
+        | CmdOpcode::AllocPd
+        | CmdOpcode::AllocTransportDomain => Class::Create,
+        CmdOpcode::QueryCq => Class::Query(ObjectId::Cq(number)),
+        CmdOpcode::QueryQp => Class::Query(ObjectId::Qp(number)),
+        CmdOpcode::QueryMkey => Class::Query(ObjectId::Mkey(number)),
+        CmdOpcode::ModifyCq => Class::Modify(ObjectId::Cq(number)),
         CmdOpcode::Rst2InitQp
         | CmdOpcode::Init2InitQp
         | CmdOpcode::Init2RtrQp
         | CmdOpcode::Rtr2RtsQp
         | CmdOpcode::Rts2RtsQp
         | CmdOpcode::Qp2Err
-        | CmdOpcode::Qp2Rst => Class::Modify(qp),
+        | CmdOpcode::Qp2Rst => Class::Modify(ObjectId::Qp(number)),
+        // Objects are destroyed by their own call, doorbell pages made by
+        // another, the command interface set up by the kernel.
         _ => return None,
     })
 }
@@ -124,6 +147,80 @@ impl State {
             CmdOpcode::QueryHcaCap => {
                 self.query_hca_cap(header.op_mod(), input(bytes)?, out)?;
                 Ok(Effect::None)
+            }
+            CmdOpcode::Nop => {
+                let _: &NopIn = input(bytes)?;
+                output::<NopOut>(out)?;
+                Ok(Effect::None)
+            }
+            CmdOpcode::QueryAdapter => {
+                let _: &QueryAdapterIn = input(bytes)?;
+                self.query_adapter(output(out)?);
+                Ok(Effect::None)
+            }
+            CmdOpcode::QueryIssi => {
+                let _: &QueryIssiIn = input(bytes)?;
+                self.query_issi(output(out)?);
+                Ok(Effect::None)
+            }
+            CmdOpcode::QueryVportState => {
+                self.query_vport_state(input(bytes)?, output(out)?)?;
+                Ok(Effect::None)
+            }
+            CmdOpcode::QueryNicVportContext => {
+                self.query_nic_vport_context(input(bytes)?, output(out)?)?;
+                Ok(Effect::None)
+            }
+            CmdOpcode::QueryRoceAddress => {
+                self.query_roce_address(input(bytes)?, output(out)?)?;
+                Ok(Effect::None)
+            }
+            CmdOpcode::AllocPd => {
+                let _: &AllocPdIn = input(bytes)?;
+                let out = output::<AllocPdOut>(out)?;
+                let number = self.alloc_pd(context)?;
+                out.set_pd(number).map_err(|_| Reason::Exhausted)?;
+                Ok(Effect::Created(ObjectId::Pd(number)))
+            }
+            CmdOpcode::DeallocPd => {
+                let command: &DeallocPdIn = input(bytes)?;
+                output::<DeallocPdOut>(out)?;
+                self.dealloc_pd(command.pd())?;
+                Ok(Effect::Destroyed(ObjectId::Pd(command.pd())))
+            }
+            CmdOpcode::AllocTransportDomain => {
+                let _: &AllocTransportDomainIn = input(bytes)?;
+                let out = output::<AllocTransportDomainOut>(out)?;
+                let number = self.alloc_transport_domain(context)?;
+                out.set_transport_domain(number)
+                    .map_err(|_| Reason::Exhausted)?;
+                Ok(Effect::Created(ObjectId::TransportDomain(number)))
+            }
+            CmdOpcode::DeallocTransportDomain => {
+                let command: &DeallocTransportDomainIn = input(bytes)?;
+                output::<DeallocTransportDomainOut>(out)?;
+                let number = command.transport_domain();
+                self.dealloc_transport_domain(number)?;
+                Ok(Effect::Destroyed(ObjectId::TransportDomain(number)))
+            }
+            CmdOpcode::CreateMkey => {
+                let command = input(bytes)?;
+                let out = output::<CreateMkeyOut>(out)?;
+                let index = self.create_mkey(context, command)?;
+                out.set_mkey_index(index).map_err(|_| Reason::Exhausted)?;
+                Ok(Effect::Created(ObjectId::Mkey(index)))
+            }
+            CmdOpcode::QueryMkey => {
+                let command: &QueryMkeyIn = input(bytes)?;
+                let out = output::<QueryMkeyOut>(out)?;
+                out.memory_key_mkey_entry = self.query_mkey(command.mkey_index())?;
+                Ok(Effect::None)
+            }
+            CmdOpcode::DestroyMkey => {
+                let command: &DestroyMkeyIn = input(bytes)?;
+                output::<DestroyMkeyOut>(out)?;
+                self.destroy_mkey(command.mkey_index())?;
+                Ok(Effect::Destroyed(ObjectId::Mkey(command.mkey_index())))
             }
             CmdOpcode::CreateCq => {
                 let command = input(bytes)?;

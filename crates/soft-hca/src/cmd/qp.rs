@@ -3,7 +3,7 @@
 use mlx5gda_sys::prm::{CreateQpIn, QpState, Qpc, RqType, ServiceType};
 
 use super::{CmdResult, Reason};
-use crate::device::{ContextId, ObjectId, Qp, QpBuffers, State, limits};
+use crate::device::{ContextId, ObjectId, Qp, QpBuffers, RECEIVE, State, limits};
 
 impl State {
     pub(super) fn create_qp(&mut self, context: ContextId, command: &CreateQpIn) -> CmdResult<u32> {
@@ -33,20 +33,8 @@ impl State {
             .wq_umem_offset()
             .checked_add(u64::from(qpc.page_offset()) * 64)
             .ok_or(Reason::UmemRange)?;
-        let work = self.span(
-            command.wq_umem_valid(),
-            command.wq_umem_id(),
-            offset,
-            rq_bytes + sq_bytes,
-            64,
-        )?;
-        let doorbell = self.span(
-            qpc.dbr_umem_valid(),
-            qpc.dbr_umem_id(),
-            qpc.dbr_addr(),
-            8,
-            8,
-        )?;
+        let work = self.span(command.wq_umem_id(), offset, rq_bytes + sq_bytes, 64)?;
+        let doorbell = self.span(qpc.dbr_umem_id(), qpc.dbr_addr(), 8, 8)?;
         let qpn = self.new_number(|state, n| !state.qps.contains_key(&n))?;
         let mut kept = Qpc::zeroed();
         kept.clone_from(qpc);
@@ -81,6 +69,8 @@ impl State {
         let mut qpc = qp.qpc;
         qpc.set_hw_sq_wqebb_counter(qp.sq_head);
         qpc.set_sw_sq_wqebb_counter(qp.posted());
+        qpc.set_hw_rq_counter(qp.rq.head.into());
+        qpc.set_sw_rq_counter(qp.buffers.counter(RECEIVE).unwrap_or(0).into());
         let mut fits = vec![qpc.set_state(qp.state.code())];
         if let Some(requester) = &qp.requester {
             let (next, oldest) = requester.psns();

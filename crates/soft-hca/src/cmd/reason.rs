@@ -68,10 +68,12 @@ reasons! {
     NoQp = 0x5f_0014, BadRes, "no such queue pair";
     /// No such event queue.
     NoEq = 0x5f_0015, BadRes, "no such event queue";
+    /// No such memory key, or not made by a command.
+    NoMkey = 0x5f_0017, BadRes, "no such memory key";
+    /// No such transport domain.
+    NoTransportDomain = 0x5f_0018, BadRes, "no such transport domain";
     /// The object is in use by another.
     Busy = 0x5f_0016, ResBusy, "object in use";
-    /// Queues and doorbell records have to be in user memory.
-    UmemRequired = 0x5f_0020, BadParam, "queue or doorbell record not in a umem";
     /// A queue or doorbell record reaches beyond its user memory.
     UmemRange = 0x5f_0021, BadParam, "queue or doorbell record reaches beyond its umem";
     /// A queue or doorbell record is not aligned.
@@ -116,6 +118,18 @@ reasons! {
     RemoteLid = 0x5f_0039, BadParam, "remote LID not unicast";
     /// The port has one LID, and no path bits.
     PathBits = 0x5f_003a, BadParam, "source path bits of a port with one LID";
+    /// Only keys with page translation and a length.
+    MkeyMode = 0x5f_0040, BadParam, "access mode of the memory key not supported";
+    /// Only keys for any queue pair.
+    MkeyQp = 0x5f_0041, BadParam, "memory key bound to a queue pair";
+    /// The key covers nothing, or wraps around.
+    MkeyRange = 0x5f_0042, BadParam, "memory key without length, or beyond the address space";
+    /// No such function or port.
+    Vport = 0x5f_0043, IxErr, "no such virtual port";
+    /// The port's link layer has no such thing.
+    LinkLayer = 0x5f_0044, BadParam, "not for the link layer of the port";
+    /// The index is beyond the GID table.
+    GidIndex = 0x5f_0045, IxErr, "index beyond the GID table";
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use mlx5gda_sys::prm::Mkc;
+
 use crate::mem::{Region, UarPage};
 use crate::rc::Access;
 
@@ -14,6 +16,10 @@ pub(crate) struct ContextId(pub(crate) u64);
 pub(crate) enum ObjectId {
     Cq(u32),
     Qp(u32),
+    /// By bits 31:8 of the key.
+    Mkey(u32),
+    Pd(u32),
+    TransportDomain(u32),
 }
 
 /// A protection domain.
@@ -23,16 +29,24 @@ pub(crate) struct Pd {
     pub(crate) number: u32,
 }
 
-/// A memory region: `region` appears at I/O address `iova`.
+/// A memory region: `len` bytes of `region`, from `base` on, appear at I/O
+/// address `iova`.
 #[derive(Debug)]
 pub(crate) struct Mr {
     pub(crate) owner: ContextId,
     pub(crate) pd: u32,
     pub(crate) iova: u64,
-    pub(crate) region: Region,
+    pub(crate) len: u64,
+    pub(crate) base: u64,
+    /// Shared with its umem, if it has one.
+    pub(crate) region: Arc<Region>,
+    pub(crate) local_read: bool,
+    pub(crate) local_write: bool,
     pub(crate) remote_write: bool,
     pub(crate) remote_read: bool,
     pub(crate) remote_atomic: bool,
+    /// As a command made it; `None` for a call of libibverbs.
+    pub(crate) mkc: Option<Box<Mkc>>,
 }
 
 impl Mr {
@@ -40,7 +54,7 @@ impl Mr {
     pub(crate) fn offset(&self, addr: u64, len: u64) -> Option<u64> {
         let offset = addr.checked_sub(self.iova)?;
         let end = offset.checked_add(len)?;
-        (end <= self.region.len() as u64).then_some(offset)
+        (end <= self.len).then_some(self.base + offset)
     }
 
     /// Whether a peer may do this.

@@ -28,6 +28,7 @@ pub(crate) struct State {
     /// Datagrams to loopback addresses are sent many at a time.
     pub(crate) batching: bool,
     pub(crate) pds: HashMap<u32, Pd>,
+    pub(crate) transport_domains: HashMap<u32, ContextId>,
     /// By key, local and remote alike.
     pub(crate) mrs: HashMap<u32, Mr>,
     pub(crate) umems: HashMap<u32, Umem>,
@@ -56,6 +57,7 @@ impl State {
             mtu: config.mtu,
             batching: config.batching,
             pds: HashMap::new(),
+            transport_domains: HashMap::new(),
             mrs: HashMap::new(),
             umems: HashMap::new(),
             uars: HashMap::new(),
@@ -178,6 +180,7 @@ impl State {
     pub(crate) fn live(&self) -> Live {
         Live {
             pds: self.pds.len(),
+            transport_domains: self.transport_domains.len(),
             mrs: self.mrs.len(),
             umems: self.umems.len(),
             uars: self.uars.len(),
@@ -206,7 +209,8 @@ impl State {
         self.umems.retain(|_, umem| umem.owner != context);
         self.mrs.retain(|_, mr| mr.owner != context);
         self.pds.retain(|_, pd| pd.owner != context);
-        let total = |live: Live| live.pds + live.mrs + live.umems + live.uars + live.cqs + live.qps;
+        self.transport_domains.retain(|_, owner| *owner != context);
+        let total = |live: Live| live.total();
         let leaked = total(before) - total(self.live());
         if leaked > 0 {
             tracing::debug!(device = %self.name, leaked, "context closed with objects alive");

@@ -31,7 +31,7 @@ pub(super) fn gather(
         Source::Gather(list) => walk(list, offset, to.len(), |segment, skip, at, len| {
             let part = &mut to[at..at + len];
             local(regions, pd, segment, skip, len)
-                .is_some_and(|(mr, offset)| mr.region.read(offset, part))
+                .is_some_and(|(mr, offset)| mr.local_read && mr.region.read(offset, part))
         }),
     }
 }
@@ -45,8 +45,9 @@ pub(super) fn scatter(
     data: &[u8],
 ) -> bool {
     walk(list, offset, data.len(), |segment, skip, at, len| {
-        local(regions, pd, segment, skip, len)
-            .is_some_and(|(mr, offset)| mr.region.write(offset, &data[at..at + len]))
+        local(regions, pd, segment, skip, len).is_some_and(|(mr, offset)| {
+            mr.local_write && mr.region.write(offset, &data[at..at + len])
+        })
     })
 }
 

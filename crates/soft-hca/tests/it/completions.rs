@@ -102,7 +102,7 @@ fn changes_that_make_no_sense_are_refused() {
     });
     refused(Reason::OpMod, |input| input.header.set_op_mod(2));
     refused(Reason::FieldSelect, |input| input.header.set_op_mod(1));
-    refused(Reason::UmemRequired, |input| {
+    refused(Reason::NoUmem, |input| {
         input.header.set_op_mod(1);
         input.set_modify_field_select(1);
     });

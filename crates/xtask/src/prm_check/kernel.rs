@@ -52,6 +52,13 @@ const RESERVED: &[(&str, &str, &str)] = &[
     ("query_hca_cap_in", "uid", UID),
     ("query_cq_in", "uid", UID),
     ("query_qp_in", "uid", UID),
+    ("query_mkey_in", "uid", UID),
+    ("nop_in", "uid", UID),
+    ("query_adapter_in", "uid", UID),
+    ("query_issi_in", "uid", UID),
+    ("query_vport_state_in", "uid", UID),
+    ("query_nic_vport_context_in", "uid", UID),
+    ("query_roce_address_in", "uid", UID),
 ];
 
 /// Compares layouts and opcodes.
