@@ -1,7 +1,8 @@
 //! Throughput and latency of `soft-hca` by size, beside raw UDP sockets that
 //! send the same packets over the same loopback.
 //!
-//! `cargo bench -p benches --bench soft_hca`; takes half a minute. Both sides
+//! `cargo bench -p benches --bench soft_hca` takes half a minute; with `--
+//! throughput` or `-- latency` it measures only that. Both sides
 //! of a line are measured in turn, so that what else the machine does concerns
 //! both, and the medians are compared.
 //!
@@ -84,8 +85,17 @@ fn latency() {
 
 fn main() {
     println!("load before: {}", load());
-    throughput(true);
-    throughput(false);
-    latency();
+    let names: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|name| !name.starts_with('-'))
+        .collect();
+    let wanted = |name: &str| names.is_empty() || names.iter().any(|wanted| wanted == name);
+    if wanted("throughput") {
+        throughput(true);
+        throughput(false);
+    }
+    if wanted("latency") {
+        latency();
+    }
     println!("load after: {}", load());
 }
