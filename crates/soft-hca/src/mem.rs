@@ -240,7 +240,6 @@ impl Drop for Mapping {
 #[derive(Debug)]
 pub(crate) struct UarPage {
     page: NonNull<u8>,
-    seen: [u64; 2],
 }
 
 // SAFETY: the page is accessed by atomics only.
@@ -263,7 +262,6 @@ impl UarPage {
         }?;
         Ok(Self {
             page: NonNull::new(page.cast()).ok_or(rustix::io::Errno::NOMEM)?,
-            seen: [0; 2],
         })
     }
 
@@ -272,31 +270,37 @@ impl UarPage {
         self.page.as_ptr()
     }
 
-    /// Whether a doorbell register has changed since the last call.
-    pub(crate) fn rung(&mut self) -> bool {
-        let mut rung = false;
-        for (buffer, seen) in self.seen.iter_mut().enumerate() {
-            let offset = UAR_BLUEFLAME + buffer * UAR_BLUEFLAME_BYTES;
-            // SAFETY: both registers lie in the page, 8-byte aligned.
-            let now = unsafe { AtomicU64::from_ptr(self.page.as_ptr().add(offset).cast()) }
-                .load(Ordering::Acquire);
-            rung |= now != *seen;
-            *seen = now;
-        }
-        rung
+    /// The register at `offset`.
+    fn register(&self, offset: usize) -> &AtomicU64 {
+        debug_assert!(offset.is_multiple_of(8) && offset + 8 <= UAR_PAGE_BYTES);
+        // SAFETY: every caller names a register of the page, 8-byte aligned; it
+        // is only accessed by atomics, and mapped as long as the value lives.
+        unsafe { AtomicU64::from_ptr(self.page.as_ptr().add(offset).cast()) }
     }
 
-    /// The value written to the CQ doorbell register since the last call. The
-    /// register is cleared, so that the same value is noticed again; no
-    /// doorbell is 0, since no completion queue has that number.
-    pub(crate) fn cq_rung(&self) -> Option<u64> {
-        // SAFETY: the register lies in the page, 8-byte aligned.
-        let register =
-            unsafe { AtomicU64::from_ptr(self.page.as_ptr().add(UAR_CQ_DOORBELL).cast()) };
+    /// What was written to a register since the last call. It is cleared, so
+    /// that the same value is noticed again; no doorbell is 0, since no queue
+    /// has that number.
+    fn take(&self, offset: usize) -> Option<u64> {
+        let register = self.register(offset);
+        // Only a register that was written is written to: its cache line stays
+        // where it is otherwise.
         if register.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        Some(u64::from_be(register.swap(0, Ordering::Acquire)))
+        Some(register.swap(0, Ordering::Acquire))
+    }
+
+    /// Whether a doorbell register has been written since the last call.
+    pub(crate) fn rung(&self) -> bool {
+        let one = self.take(UAR_BLUEFLAME).is_some();
+        let other = self.take(UAR_BLUEFLAME + UAR_BLUEFLAME_BYTES).is_some();
+        one || other
+    }
+
+    /// The value written to the CQ doorbell register since the last call.
+    pub(crate) fn cq_rung(&self) -> Option<u64> {
+        self.take(UAR_CQ_DOORBELL).map(u64::from_be)
     }
 }
 
@@ -367,12 +371,16 @@ mod tests {
 
     #[test]
     fn a_doorbell_is_noticed_once() {
-        let mut uar = UarPage::new().unwrap();
+        let uar = UarPage::new().unwrap();
         assert!(!uar.rung());
         let register = uar.address().wrapping_add(UAR_BLUEFLAME).cast::<u64>();
         // SAFETY: the register is in the page and aligned.
-        unsafe { AtomicU64::from_ptr(register) }.store(5, Ordering::Release);
-        assert!(uar.rung());
-        assert!(!uar.rung());
+        let register = unsafe { AtomicU64::from_ptr(register) };
+        // The same value rings again: a queue pair that was reset starts over.
+        for _ in 0..2 {
+            register.store(5, Ordering::Release);
+            assert!(uar.rung());
+            assert!(!uar.rung());
+        }
     }
 }

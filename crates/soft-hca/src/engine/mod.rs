@@ -24,8 +24,9 @@ pub(crate) const LONGEST_NAP: Duration = Duration::from_millis(1);
 const SHORTEST_NAP: Duration = Duration::from_micros(50);
 /// How long the engine looks for more work before it sleeps.
 const SPIN: Duration = Duration::from_micros(100);
-/// Doorbell records are read at least this often without a doorbell.
-const SCAN_EVERY: Duration = Duration::from_millis(1);
+/// Doorbell records are read at least this often without a doorbell: receive
+/// queues have none, and those of queue pairs in error are flushed.
+const SCAN_EVERY: Duration = Duration::from_millis(10);
 /// System calls that receive, before anything else is looked at.
 const RECEIVE_BATCH: usize = 16;
 
@@ -132,7 +133,7 @@ impl Engine<'_> {
     }
 
     /// Several queue pairs may share a doorbell register and overwrite each
-    /// other's value, so a change of any register has all doorbell records
+    /// other's value, so a write to any register has all doorbell records
     /// looked at; and now and then they are looked at without one.
     fn scan_doorbells(&mut self, state: &mut State, now: Instant) {
         let due = now.duration_since(self.scanned) >= SCAN_EVERY;
@@ -145,7 +146,7 @@ impl Engine<'_> {
         } = state;
         let mut rung = due;
         let mut arming = due;
-        for (&page, uar) in uars {
+        for (&page, uar) in &*uars {
             rung |= uar.page.rung();
             if let Some(value) = uar.page.cq_rung() {
                 cqs.rung(page, value);
