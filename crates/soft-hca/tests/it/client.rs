@@ -46,7 +46,8 @@ pub(crate) struct Client {
     pub(crate) routed: bool,
     control: Box<[Page]>,
     data: Box<[Page]>,
-    used: u64,
+    /// Control memory taken.
+    pub(crate) used: u64,
     closed: bool,
 }
 
