@@ -13,6 +13,8 @@ mod args;
 #[path = "moe/members.rs"]
 mod members;
 mod moe;
+#[path = "moe/orders.rs"]
+mod orders;
 
 use anyhow::{Context, bail};
 use args::Args;
@@ -24,7 +26,9 @@ use members::Watch;
 use moe::events::Event;
 use moe::layer;
 use moe::workload::Workload;
+use orders::{Order, Orders};
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,24 +92,43 @@ fn rank(args: &Args) -> anyhow::Result<()> {
     let mut watch = Watch::new(&group);
     watch.poll(&group, &mut emit);
     let mut buffer = EpBuffer::new(config, group)?;
-    let summary = layer::run(
+    let orders = args.orders.then(Orders::take);
+    let steps = if args.orders { u64::MAX } else { args.steps };
+    let mut told_to_leave = false;
+    let mut summary = layer::run(
         &mut buffer,
         &workload,
-        args.steps,
+        steps,
         &mut emit,
-        &mut |group, emit| watch.poll(group, emit),
+        &mut |group, emit| {
+            watch.poll(group, emit);
+            let orders = orders.iter().flat_map(Orders::given);
+            for order in orders {
+                match order {
+                    Order::Leave => told_to_leave = true,
+                }
+            }
+            if told_to_leave || group.superseded().is_some() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        },
     )?;
     let unverified = summary.steps - summary.verified_steps;
     let group = buffer.into_fabric();
     if let Some(by) = group.superseded() {
         bail!("another process, {by}, has taken rank {}", args.rank);
     }
-    group.finish(PATIENCE)?;
-    emit(Event::Summary(summary));
-    if server.is_some() {
-        group.wait_alone(PATIENCE)?;
+    if !told_to_leave {
+        group.finish(PATIENCE)?;
+        if server.is_some() {
+            group.wait_alone(PATIENCE)?;
+        }
     }
     group.leave()?;
+    summary.leaked_objects = orders::leaked_objects();
+    emit(Event::Summary(summary));
     if unverified > 0 {
         bail!("{unverified} steps did not agree with the reference");
     }

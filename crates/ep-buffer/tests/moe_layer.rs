@@ -68,7 +68,10 @@ fn every_kind_of_routing_is_verified_on_every_rank() {
         let runs = on_ranks(&config(&workload.shape), network, |mut buffer, _| {
             let mut events = Vec::new();
             let mut emit = |event| events.push(event);
-            let summary = layer::run(&mut buffer, &workload, 6, &mut emit, &mut |_, _| ControlFlow::Continue(())).unwrap();
+            let summary = layer::run(&mut buffer, &workload, 6, &mut emit, &mut |_, _| {
+                ControlFlow::Continue(())
+            })
+            .unwrap();
             assert_eq!((summary.steps, summary.verified_steps), (6, 6));
             steps_of(&events)
         });
@@ -93,7 +96,10 @@ fn the_others_go_on_without_a_dead_rank_and_say_what_is_missing() {
             let last = if buffer.rank() == Rank(2) { 3 } else { 8 };
             let mut events = Vec::new();
             let mut emit = |event| events.push(event);
-            layer::run(&mut buffer, &workload, last, &mut emit, &mut |_, _| ControlFlow::Continue(())).unwrap();
+            layer::run(&mut buffer, &workload, last, &mut emit, &mut |_, _| {
+                ControlFlow::Continue(())
+            })
+            .unwrap();
             events
         },
     );

@@ -81,6 +81,35 @@ fn bad_input_starts_nothing() {
 }
 
 #[test]
+fn a_bad_plan_starts_nothing_and_is_named_with_phase_and_rank() {
+    let dir = tempfile::tempdir().unwrap();
+    let started = dir.path().join("started");
+    let program = script(dir.path(), &format!("touch {}", started.display()));
+    let plan = dir.path().join("plan.json");
+    for (text, more, named) in [
+        ("[[0,1],[2,1,-2]]", None, "phase 2: rank 2 is named twice"),
+        (
+            "[[0,-1]]",
+            Some("--steps=1"),
+            "phase 1 has no step before and after the death of rank 1",
+        ),
+        ("[[0,1]]", Some("--kill=1"), "--kill"),
+    ] {
+        fs::write(&plan, text).unwrap();
+        let mut flags = vec!["--plan", plan.to_str().unwrap()];
+        flags.extend(more);
+        let output = run(&flags, &program);
+        assert!(!output.status.success(), "{text} accepted");
+        assert!(
+            self::text(&output.stderr).contains(named),
+            "{}",
+            self::text(&output.stderr)
+        );
+    }
+    assert!(!started.exists());
+}
+
+#[test]
 fn a_rank_that_fails_is_quoted_and_the_others_are_ended() {
     let dir = tempfile::tempdir().unwrap();
     let program = script(

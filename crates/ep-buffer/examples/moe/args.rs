@@ -73,6 +73,10 @@ pub(crate) struct Args {
     /// How long to wait for a rank that gives no sign of life.
     #[arg(long, default_value_t = 1000)]
     pub(crate) time_out_ms: u64,
+    /// Take orders from standard input, one a line, see the module `orders`; end when
+    /// one of them is `leave` or there are no more of them.
+    #[arg(long)]
+    pub(crate) orders: bool,
     /// Join a group that is running, as a new life of the rank or a new rank.
     #[arg(long)]
     pub(crate) join: bool,

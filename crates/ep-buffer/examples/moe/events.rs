@@ -32,6 +32,8 @@ pub(crate) enum Event {
     /// What connecting to a peer's new life took.
     Update {
         peer: u32,
+        /// Attempts that these commands were spent on; all but one were dropped.
+        attempts: u64,
         /// Commands to the NIC for the queue pairs of this peer.
         commands: u64,
         /// Commands to the NIC for whatever reason.
@@ -88,6 +90,8 @@ pub(crate) struct Summary {
     pub(crate) messages_sent: u64,
     /// By rank, how long this one waited for it, in microseconds.
     pub(crate) waited_us: Vec<u64>,
+    /// Objects of the software NIC that were left behind at the end.
+    pub(crate) leaked_objects: Option<u64>,
 }
 
 pub(crate) use ep_transport::monotonic_us as now_us;

@@ -7,6 +7,7 @@ use super::workload::Workload;
 use ep_buffer::{DispatchOutput, EpBuffer, EpError};
 use ep_transport::{Fabric, Rank};
 use half::bf16;
+use std::ops::ControlFlow;
 
 /// Operations of a step. Admissions are aligned to it, so a newcomer's first
 /// operation is a dispatch and all ranks count steps alike.
@@ -15,8 +16,8 @@ pub(crate) const OPS_PER_STEP: u64 = 2;
 /// Where events go.
 pub(crate) type Emit<'a> = dyn FnMut(Event) + 'a;
 
-/// Runs steps up to `steps` (exclusive), from the one that the epoch counter says.
-/// Calls `between` after every step, with a place to put events.
+/// Runs steps up to `steps` (exclusive), from the one that the epoch counter says, or
+/// until `between` breaks off. It is called after every step, with a place to put events.
 ///
 /// # Errors
 /// What [`EpBuffer::dispatch`] and [`EpBuffer::combine`] refuse.
@@ -25,7 +26,7 @@ pub(crate) fn run<F: Fabric>(
     workload: &Workload,
     steps: u64,
     emit: &mut Emit<'_>,
-    between: &mut dyn FnMut(&F, &mut Emit<'_>),
+    between: &mut dyn FnMut(&F, &mut Emit<'_>) -> ControlFlow<()>,
 ) -> Result<Summary, EpError> {
     let rank = buffer.rank();
     let mut received = buffer.dispatch_output()?;
@@ -37,7 +38,7 @@ pub(crate) fn run<F: Fabric>(
         ..Summary::default()
     };
     loop {
-        let step = buffer.fabric().control().next_epoch().0 / OPS_PER_STEP;
+        let step = buffer.begin_round().0 / OPS_PER_STEP;
         if step >= steps {
             break;
         }
@@ -79,7 +80,9 @@ pub(crate) fn run<F: Fabric>(
             dispatch_us: dispatched_us - begin_us,
             combine_us: end_us - computed_us,
         }));
-        between(buffer.fabric(), emit);
+        if between(buffer.fabric(), emit).is_break() {
+            break;
+        }
     }
     let stats = buffer.stats();
     summary.bytes_sent = stats.total.bytes;

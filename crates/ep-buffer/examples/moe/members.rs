@@ -11,6 +11,8 @@ pub(crate) struct Watch {
     before: Snapshot,
     /// When an attempt began and when its connections stood.
     attempts: HashMap<u64, (u64, Option<u64>)>,
+    /// How many attempts have touched the links to a rank since `before`.
+    touched: HashMap<Rank, u64>,
 }
 
 impl Watch {
@@ -18,12 +20,42 @@ impl Watch {
         Self {
             before: group.snapshot(),
             attempts: HashMap::new(),
+            touched: HashMap::new(),
         }
     }
 
     /// Emits what has happened since the last call.
     pub(crate) fn poll(&mut self, group: &Group, emit: &mut Emit<'_>) {
-        for event in group.take_events() {
+        let mut events = group.take_events();
+        let admitted = |event: &MemberEvent| matches!(event, MemberEvent::Admitted { .. });
+        let after = events.iter().any(admitted).then(|| group.snapshot());
+        if after.is_some() {
+            // An attempt is told before it touches anything, so that whatever the
+            // snapshot shows has been told by now.
+            events.extend(group.take_events());
+        }
+        self.tell(group, events, after.as_ref(), emit);
+        if let Some(after) = after {
+            self.before = after;
+            self.touched.clear();
+        }
+    }
+
+    fn tell(
+        &mut self,
+        group: &Group,
+        events: Vec<MemberEvent>,
+        after: Option<&Snapshot>,
+        emit: &mut Emit<'_>,
+    ) {
+        for event in &events {
+            if let MemberEvent::UpdateBegun { peers, .. } = event {
+                for peer in peers {
+                    *self.touched.entry(*peer).or_default() += 1;
+                }
+            }
+        }
+        for event in events {
             match event {
                 MemberEvent::PeerLost {
                     rank,
@@ -68,7 +100,6 @@ impl Watch {
                             at_us,
                         });
                     }
-                    let after = group.snapshot();
                     if own {
                         emit(Event::Admitted {
                             rank: ep_transport::Fabric::rank(group).0,
@@ -76,12 +107,11 @@ impl Watch {
                             epoch: from.0,
                             at_us,
                         });
-                    } else {
-                        for peer in &changed {
-                            emit(update(&self.before, &after, *peer, &changed, connect_us));
+                    } else if let Some(after) = after {
+                        for peer in changed {
+                            emit(self.update(after, peer, connect_us));
                         }
                     }
-                    self.before = after;
                 }
                 MemberEvent::UpdateDropped {
                     attempt,
@@ -104,46 +134,41 @@ impl Watch {
             }
         }
     }
-}
-
-/// What connecting to `peer`, one of `changed`, has touched.
-fn update(
-    before: &Snapshot,
-    after: &Snapshot,
-    peer: Rank,
-    changed: &[Rank],
-    connect_us: Option<u64>,
-) -> Event {
-    let mut commands = 0;
-    let mut qps_touched = 0;
-    let mut healthy_qps_touched = 0;
-    for (i, now) in after.queue_pairs.iter().enumerate() {
-        let then = before.queue_pairs.get(i);
-        let spent = now.commands - then.map_or(0, |then| then.commands);
-        let same = then.is_some_and(|then| (then.peer, then.qpn) == (now.peer, now.qpn));
-        if spent == 0 && same {
-            continue;
+    /// What connecting to `peer` has touched, failed attempts included.
+    fn update(&self, after: &Snapshot, peer: Rank, connect_us: Option<u64>) -> Event {
+        let before = &self.before;
+        let mut commands = 0;
+        let mut qps_touched = 0;
+        let mut healthy_qps_touched = 0;
+        for (i, now) in after.queue_pairs.iter().enumerate() {
+            let then = before.queue_pairs.get(i);
+            let spent = now.commands - then.map_or(0, |then| then.commands);
+            let same = then.is_some_and(|then| (then.peer, then.qpn) == (now.peer, now.qpn));
+            if spent == 0 && same {
+                continue;
+            }
+            if now.peer == peer {
+                commands += spent;
+                qps_touched += 1;
+            } else if !self.touched.contains_key(&now.peer) {
+                healthy_qps_touched += 1;
+            }
         }
-        if now.peer == peer {
-            commands += spent;
-            qps_touched += 1;
-        } else if !changed.contains(&now.peer) {
-            healthy_qps_touched += 1;
+        let moved = |(name, address): &&(String, u64)| {
+            !before
+                .addresses
+                .iter()
+                .any(|(n, a)| n == name && a == address)
+        };
+        Event::Update {
+            peer: peer.0,
+            attempts: self.touched.get(&peer).copied().unwrap_or(0),
+            commands,
+            commands_in_all: after.commands - before.commands,
+            qps_touched,
+            healthy_qps_touched,
+            addresses_changed: after.addresses.iter().filter(moved).count() as u64,
+            connect_us: connect_us.unwrap_or(0),
         }
-    }
-    let moved = |(name, address): &&(String, u64)| {
-        !before
-            .addresses
-            .iter()
-            .any(|(n, a)| n == name && a == address)
-    };
-    Event::Update {
-        peer: peer.0,
-        commands,
-        commands_in_all: after.commands - before.commands,
-        qps_touched,
-        healthy_qps_touched,
-        addresses_changed: after.addresses.iter().filter(moved).count() as u64,
-        connect_us: connect_us.unwrap_or(0),
     }
 }

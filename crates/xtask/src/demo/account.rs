@@ -130,9 +130,9 @@ pub(crate) fn account(plan: &Plan, record: &Record) -> Account {
 }
 
 /// What an update did that it must not do.
-fn excess(plan: &Plan, update: &UpdateAccount) -> Option<String> {
+pub(super) fn excess(plan: &Plan, update: &UpdateAccount) -> Option<String> {
     let limit = match plan.path {
-        DataPath::Rdma => COMMANDS_PER_QP * u64::from(plan.lanes),
+        DataPath::Rdma => COMMANDS_PER_QP * u64::from(plan.lanes) * update.attempts,
         DataPath::Window => 0,
     };
     let survivor = update.survivor;

@@ -67,6 +67,7 @@ fn survivor(rank: u32) -> Life {
             BACK_AT => {
                 let update = Update {
                     peer: VICTIM,
+                    attempts: 1,
                     commands: 8,
                     qps_touched: 2,
                     healthy_qps_touched: 0,

@@ -1,5 +1,6 @@
 //! One death, and how a new process took the dead one's place, in figures.
 
+use super::events::Update;
 use super::plan::Kill;
 use super::record::{Life, Record};
 use super::units::{largest, ms};
@@ -48,11 +49,27 @@ pub(crate) struct Rejoin {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct UpdateAccount {
     pub(crate) survivor: u32,
+    /// Attempts that it took, dropped ones included.
+    pub(crate) attempts: u64,
     pub(crate) commands: u64,
     pub(crate) qps_touched: u64,
     pub(crate) healthy_qps_touched: u64,
     pub(crate) addresses_changed: u64,
     pub(crate) connect_ms: f64,
+}
+
+impl UpdateAccount {
+    pub(crate) fn new(survivor: u32, update: &Update) -> Self {
+        Self {
+            survivor,
+            attempts: update.attempts,
+            commands: update.commands,
+            qps_touched: update.qps_touched,
+            healthy_qps_touched: update.healthy_qps_touched,
+            addresses_changed: update.addresses_changed,
+            connect_ms: update.connect_us as f64 / 1e3,
+        }
+    }
 }
 
 impl DeathAccount {
@@ -130,14 +147,7 @@ fn rejoin(record: &Record, index: usize, died: u64, life: &Life, epoch: u64) -> 
             let until = life.killed.map_or(u64::MAX, |death| death.at_us);
             survivor
                 .updates(life.rank, life.spawned_us, until)
-                .map(|(_, update)| UpdateAccount {
-                    survivor: survivor.rank,
-                    commands: update.commands,
-                    qps_touched: update.qps_touched,
-                    healthy_qps_touched: update.healthy_qps_touched,
-                    addresses_changed: update.addresses_changed,
-                    connect_ms: update.connect_us as f64 / 1e3,
-                })
+                .map(|(_, update)| UpdateAccount::new(survivor.rank, update))
         })
         .collect();
     updates.sort_by_key(|update| update.survivor);

@@ -28,7 +28,11 @@ pub(crate) enum Event {
     /// An attempt to take a rank in was given up; it is made again.
     UpdateDropped { by: u32, why: String },
     /// The process has done all its steps.
-    Summary {},
+    Summary {
+        /// Objects of the software NIC that were left behind at the end.
+        #[serde(default)]
+        leaked_objects: Option<u64>,
+    },
     /// Why the process ends with an error.
     Error { message: String },
     /// Anything that the demo does not use.
@@ -62,6 +66,8 @@ pub(crate) struct Step {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct Update {
     pub(crate) peer: u32,
+    /// Attempts that took these commands, dropped ones included.
+    pub(crate) attempts: u64,
     pub(crate) commands: u64,
     pub(crate) qps_touched: u64,
     pub(crate) healthy_qps_touched: u64,

@@ -8,6 +8,7 @@ mod checks;
 mod deaths;
 mod events;
 mod orchestrate;
+mod phases;
 mod plan;
 mod process;
 mod ranks;
@@ -28,6 +29,9 @@ use std::time::Duration;
 
 /// Runs the demo; whether everything was verified.
 pub(crate) fn run(args: &Args) -> Result<bool> {
+    if let Some(file) = &args.plan {
+        return phases::run(args, file);
+    }
     let seed = args.seed.unwrap_or_else(plan::seed_from_clock);
     // Bad input is refused before anything is built or started.
     let mut plans = (0..args.repeat)
@@ -67,13 +71,10 @@ fn run_once(args: &Args, plan: &Plan, program: &Path, index: usize) -> Result<(A
     let (_scratch, logs) = logs(args, index)?;
     let setup = Setup {
         program: program.to_path_buf(),
-        store_port: store_port(args)?,
+        arguments: plan.arguments(&format!("127.0.0.1:{}", store_port(args)?)),
         logs,
     };
-    let bar = ProgressBar::new(plan.steps);
-    let style = "{bar:40} step {pos}/{len}  {elapsed}  {msg}";
-    bar.set_style(ProgressStyle::with_template(style)?);
-    bar.set_message("starting");
+    let bar = progress(plan.steps)?;
     let limit = Duration::from_secs(args.deadline_s);
     let record = orchestrate::run(plan, &setup, limit, &bar);
     bar.finish_and_clear();
@@ -81,6 +82,14 @@ fn run_once(args: &Args, plan: &Plan, program: &Path, index: usize) -> Result<(A
     let account = account(plan, &record);
     let svg = timeline::draw(plan, &record, &account);
     Ok((account, svg))
+}
+
+fn progress(steps: u64) -> Result<ProgressBar> {
+    let bar = ProgressBar::new(steps);
+    let style = "{bar:40} step {pos}/{len}  {elapsed}  {msg}";
+    bar.set_style(ProgressStyle::with_template(style)?);
+    bar.set_message("starting");
+    Ok(bar)
 }
 
 /// A directory for what the processes print, and what keeps it alive.

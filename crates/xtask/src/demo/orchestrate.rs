@@ -31,9 +31,10 @@ pub(crate) fn run(
     limit: Duration,
     bar: &ProgressBar,
 ) -> Result<Record> {
-    let mut processes = Processes::new(plan, setup);
+    let mut processes = Processes::new(setup);
     for rank in 0..plan.ranks {
-        processes.spawn(rank, None)?;
+        let flags: &[&str] = if rank == 0 { &["--serve-store"] } else { &[] };
+        processes.spawn(rank, None, flags)?;
     }
     let mut deadline = Instant::now() + limit;
     let mut failed = false;
@@ -101,7 +102,7 @@ fn advance(
                 survivors.all(|life| life.noticed_us(kill.rank, died).is_some())
             });
             if noticed || waited {
-                processes.spawn(kill.rank, Some(index))?;
+                processes.spawn(kill.rank, Some(index), &["--join"])?;
                 bar.set_message(format!("rank {} started anew", kill.rank));
                 Stage::Replaced
             } else {
@@ -122,7 +123,7 @@ fn advance(
 }
 
 /// Where every living process was, for a run that did not finish.
-fn standing(record: &Record) -> String {
+pub(super) fn standing(record: &Record) -> String {
     let now = now_us();
     let living = record.lives.iter().filter(|life| life.alive_at(now));
     let parts: Vec<String> = living

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Processes that one machine is asked to run at most.
-const MAX_RANKS: u32 = 64;
+pub(crate) const MAX_RANKS: u32 = 64;
 const MAX_TOP_K: u32 = 32;
 const MAX_HIDDEN: u32 = 65_536;
 
@@ -32,7 +32,18 @@ pub(crate) struct Args {
     /// Experts that each token chooses
     #[arg(long, default_value_t = 4)]
     pub(crate) top_k: u32,
-    /// Steps of the layer
+    /// Ranks come, leave and die as this file says: a JSON array of phases, each an
+    /// array of the ranks that take part in it, such as [[0,1],[0,1,2,3],[0,1,-2,3],[0,3]].
+    /// Who is missing from the next phase leaves on purpose, who is new there joins, a
+    /// negative rank gets SIGKILL in the middle of the phase (-0 for rank 0). Capacity is
+    /// the largest rank plus one
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["ranks", "kill", "no_rejoin", "repeat", "svg"]
+    )]
+    pub(crate) plan: Option<PathBuf>,
+    /// Steps of the layer; with --plan, of each phase
     #[arg(long, default_value_t = 200)]
     pub(crate) steps: u64,
     /// Who dies and when: RANK, RANK@STEP or none. May be given several times,
@@ -190,6 +201,29 @@ impl Plan {
             rejoin: !args.no_rejoin,
             kills,
         })
+    }
+}
+
+impl Plan {
+    /// What every rank's process is told.
+    pub(crate) fn arguments(&self, store: &str) -> Vec<String> {
+        [
+            ("capacity", self.ranks.to_string()),
+            ("store", store.to_owned()),
+            ("experts", self.experts.to_string()),
+            ("hidden", self.hidden.to_string()),
+            ("tokens", self.tokens.to_string()),
+            ("top-k", self.top_k.to_string()),
+            ("steps", self.steps.to_string()),
+            ("routing", name_of(self.routing)),
+            ("seed", self.seed.to_string()),
+            ("path", name_of(self.path)),
+            ("lanes", self.lanes.to_string()),
+            ("time-out-ms", self.time_out_ms.to_string()),
+        ]
+        .into_iter()
+        .map(|(flag, value)| format!("--{flag}={value}"))
+        .collect()
     }
 }
 

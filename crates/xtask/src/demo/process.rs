@@ -1,7 +1,6 @@
 //! The processes of one run: started, heard, killed, and never left behind.
 
 use super::events::Event;
-use super::plan::{Plan, name_of};
 use super::record::{Death, Life, Record};
 use crate::supervised;
 use anyhow::{Context, Result};
@@ -9,7 +8,7 @@ use rustix::time::{ClockId, clock_gettime};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -19,8 +18,9 @@ const LOG_TAIL: usize = 4;
 /// What does not change from process to process of a run.
 pub(crate) struct Setup {
     pub(crate) program: PathBuf,
-    pub(crate) store_port: u16,
     pub(crate) logs: PathBuf,
+    /// What every process is told on its command line.
+    pub(crate) arguments: Vec<String>,
 }
 
 /// `CLOCK_MONOTONIC` in microseconds.
@@ -38,31 +38,37 @@ enum Line {
 
 /// All processes of one run. Dropping it kills those that still live.
 pub(crate) struct Processes<'a> {
-    plan: &'a Plan,
     setup: &'a Setup,
     pub(crate) record: Record,
     /// By life; `None` once its end was taken note of.
     children: Vec<Option<Child>>,
+    /// By life, where it takes orders.
+    orders: Vec<Option<ChildStdin>>,
     lines: Receiver<(usize, Line)>,
     speakers: Sender<(usize, Line)>,
 }
 
 impl<'a> Processes<'a> {
-    pub(crate) fn new(plan: &'a Plan, setup: &'a Setup) -> Self {
+    pub(crate) fn new(setup: &'a Setup) -> Self {
         let (speakers, lines) = channel();
         Self {
-            plan,
             setup,
             record: Record::default(),
             children: Vec::new(),
+            orders: Vec::new(),
             lines,
             speakers,
         }
     }
 
-    /// Starts a process for `rank`: one of the first ones, or the one that takes the
-    /// place of kill number `replaces`.
-    pub(crate) fn spawn(&mut self, rank: u32, replaces: Option<usize>) -> Result<()> {
+    /// Starts a process for `rank`, with flags of its own: one that takes the place of
+    /// kill number `replaces`, or of nobody.
+    pub(crate) fn spawn(
+        &mut self,
+        rank: u32,
+        replaces: Option<usize>,
+        flags: &[&str],
+    ) -> Result<()> {
         let index = self.children.len();
         let log = |kind: &str| {
             let number = self.record.lives.iter().filter(|l| l.rank == rank).count() + 1;
@@ -75,18 +81,20 @@ impl<'a> Processes<'a> {
         let (heard, stderr) = (log("jsonl")?, log("log")?);
         let mut command = supervised::command(&self.setup.program);
         command
-            .args(arguments(self.plan, rank, self.setup.store_port))
-            .args(replaces.map(|_| "--join"))
+            .arg(format!("--rank={rank}"))
+            .args(&self.setup.arguments)
+            .args(flags)
             // What goes to a log file is read without a terminal.
             .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(stderr);
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot start a process for rank {rank}"))?;
-        let stdout = child.stdout.take();
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         self.children.push(Some(child));
+        self.orders.push(stdin);
         self.record.lives.push(Life::new(rank, now_us(), replaces));
         let speaker = self.speakers.clone();
         if let Some(stdout) = stdout {
@@ -141,6 +149,13 @@ impl<'a> Processes<'a> {
             at_us: now_us(),
         });
         child.kill().context("cannot kill a process")
+    }
+
+    /// Gives a process an order. One that has ended is past taking any.
+    pub(crate) fn tell(&mut self, index: usize, order: &str) {
+        if let Some(Some(orders)) = self.orders.get_mut(index) {
+            let _ = writeln!(orders, "{order}").and_then(|()| orders.flush());
+        }
     }
 
     /// Waits for a process that closed its output, and notes how it ended.
@@ -219,31 +234,6 @@ fn kill_and_wait(child: &mut Child) {
     // An error means that the process has ended, which is what is wanted.
     let _ = child.kill();
     let _ = child.wait();
-}
-
-fn arguments(plan: &Plan, rank: u32, store_port: u16) -> Vec<String> {
-    let mut arguments: Vec<String> = [
-        ("rank", rank.to_string()),
-        ("capacity", plan.ranks.to_string()),
-        ("store", format!("127.0.0.1:{store_port}")),
-        ("experts", plan.experts.to_string()),
-        ("hidden", plan.hidden.to_string()),
-        ("tokens", plan.tokens.to_string()),
-        ("top-k", plan.top_k.to_string()),
-        ("steps", plan.steps.to_string()),
-        ("routing", name_of(plan.routing)),
-        ("seed", plan.seed.to_string()),
-        ("path", name_of(plan.path)),
-        ("lanes", plan.lanes.to_string()),
-        ("time-out-ms", plan.time_out_ms.to_string()),
-    ]
-    .into_iter()
-    .map(|(flag, value)| format!("--{flag}={value}"))
-    .collect();
-    if rank == 0 {
-        arguments.push("--serve-store".to_owned());
-    }
-    arguments
 }
 
 fn listen(index: usize, stdout: ChildStdout, mut log: File, speaker: &Sender<(usize, Line)>) {

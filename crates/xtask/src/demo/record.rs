@@ -59,6 +59,15 @@ impl Life {
         })
     }
 
+    /// Objects that the process left behind, if it ended in order and could tell.
+    pub(crate) fn leaked_objects(&self) -> Option<u64> {
+        self.heard.iter().find_map(|(_, event)| match event {
+            // Without a software NIC there is nothing to count.
+            Event::Summary { leaked_objects } => Some(leaked_objects.unwrap_or(0)),
+            _ => None,
+        })
+    }
+
     /// Updates for `peer`, heard between the two times, each with when it was heard.
     pub(crate) fn updates(
         &self,
