@@ -116,10 +116,13 @@ impl<'a> Reach<'a> {
             Access::Read => self.qpc.rre(),
             Access::Atomic => self.qpc.rae(),
         };
+        if !enabled {
+            return Err(Fault::Unsupported);
+        }
         let mr = self
             .regions
             .get(&rkey)
-            .filter(|mr| enabled && mr.pd == self.pd && mr.allows(access))
+            .filter(|mr| mr.pd == self.pd && mr.allows(access))
             .ok_or(Fault::Access)?;
         let offset = mr.offset(addr, len).ok_or(Fault::Access)?;
         Ok((mr, offset))

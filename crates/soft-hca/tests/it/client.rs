@@ -201,6 +201,24 @@ impl Client {
         Ok((object, out))
     }
 
+    /// Registers a part of the data memory in another protection domain, or
+    /// with other rights; its key.
+    pub(crate) fn register(&self, pd: *mut ffi::ibv_pd, len: usize, access: u32) -> u32 {
+        let addr = self.data.as_ptr().cast_mut().cast();
+        // SAFETY: the data memory is alive as long as the client.
+        let mr = unsafe { (self.table.ibv_reg_mr)(pd, addr, len, access as i32) };
+        assert!(!mr.is_null());
+        // SAFETY: alive until the client is closed.
+        unsafe { (*mr).lkey }
+    }
+
+    pub(crate) fn another_pd(&self) -> *mut ffi::ibv_pd {
+        // SAFETY: the context is open.
+        let pd = unsafe { (self.table.ibv_alloc_pd)(self.context) };
+        assert!(!pd.is_null());
+        pd
+    }
+
     /// Changes an object by a command.
     pub(crate) fn modify<I: CommandIn>(
         &self,
@@ -497,8 +515,19 @@ impl Client {
         self.ring(qp, wqe);
     }
 
+    /// Posts whatever bytes, in whole blocks.
+    pub(crate) fn post_bytes(&self, qp: &mut Qp, wqe: &[u8]) {
+        self.place_bytes(qp, wqe);
+        let record = u32::from(qp.posted).to_be();
+        self.doorbell_record(qp).store(record, Ordering::Release);
+    }
+
     pub(crate) fn place(&self, qp: &mut Qp, wqe: &Wqe) {
-        for block in wqe.bytes().chunks_exact(64) {
+        self.place_bytes(qp, wqe.bytes());
+    }
+
+    fn place_bytes(&self, qp: &mut Qp, wqe: &[u8]) {
+        for block in wqe.chunks_exact(64) {
             let slot = u64::from(qp.posted) & ((1 << qp.log) - 1);
             let to = self.control(qp.queue + slot * 64);
             // SAFETY: in control memory; the device does not look at the entry

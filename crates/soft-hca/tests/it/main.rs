@@ -12,5 +12,7 @@ mod keys;
 mod masked;
 mod namespace;
 mod networks;
+mod posting;
 mod queries;
 mod receives;
+mod strictness;
