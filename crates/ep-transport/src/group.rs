@@ -8,6 +8,7 @@ use crate::fabric::{Fabric, PeerFault};
 use crate::ids::{Epoch, Half, Incarnation, Rank};
 use crate::links::{Links, QueuePairReport};
 use crate::member::agent::{Agent, Connections};
+use crate::member::connection::ConnectionState;
 use crate::member::presence::{Presence, incarnation_key};
 use crate::member::protocol::{Protocol, Setup};
 use crate::member::records::{self, Card};
@@ -141,7 +142,6 @@ impl Group {
         group.keeper = Some(group.start_keeper()?);
         let agent = Agent {
             me,
-            incarnation,
             config: common,
             prefix: group.prefix.clone(),
             ahead: config.admission_lead,
@@ -163,7 +163,6 @@ impl Group {
             }),
             born: Instant::now(),
             oldest: None,
-            masked: None,
         };
         group.agent = Some(spawn("ep-agent", move || agent.run())?);
         Ok(group)
@@ -238,6 +237,14 @@ impl Group {
                 present: names(self.status.lock().present.iter()),
             }),
         }
+    }
+
+    /// How far the connection to `rank` is; as the agent has seen it last.
+    #[must_use]
+    pub fn connection(&self, rank: Rank) -> ConnectionState {
+        let status = self.status.lock();
+        let state = status.connections.get(rank.index()).copied();
+        state.unwrap_or_default()
     }
 
     /// Another life that has taken this rank, if there is one: this process is not

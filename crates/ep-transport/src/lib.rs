@@ -30,6 +30,7 @@ pub use fabric::{Fabric, PeerFault};
 pub use group::{Group, Snapshot};
 pub use ids::{Epoch, Half, Incarnation, Rank, RankSet};
 pub use links::QueuePairReport;
+pub use member::connection::ConnectionState;
 pub use member::records::{RECORD_VERSION, RecordError};
 pub use region::{Region, RegionError};
 pub use secret::Secret;

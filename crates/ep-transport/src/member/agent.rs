@@ -8,9 +8,9 @@ use super::records::{
 use super::status::SharedStatus;
 use crate::control::Control;
 use crate::error::{Chain, Error};
-use crate::events::{LossKind, MemberEvent, monotonic_us};
+use crate::events::{MemberEvent, monotonic_us};
 use crate::ids::{Epoch, Incarnation, Rank};
-use crate::store::{Changes, Rendezvous, Revision, StoreError, Swap};
+use crate::store::{Changes, LeaseId, Rendezvous, Revision, StoreError, Swap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -32,7 +32,6 @@ pub(crate) trait Connections: Send + Sync {
 
 pub(crate) struct Agent {
     pub(crate) me: Rank,
-    pub(crate) incarnation: Incarnation,
     pub(crate) config: String,
     pub(crate) prefix: String,
     pub(crate) ahead: u64,
@@ -48,8 +47,6 @@ pub(crate) struct Agent {
     pub(crate) born: Instant,
     /// The oldest attempt that the store still knows of.
     pub(crate) oldest: Option<u64>,
-    /// Whom this rank does not count, as it was last published.
-    pub(crate) masked: Option<Masked>,
 }
 
 impl Agent {
@@ -81,13 +78,22 @@ impl Agent {
                     std::thread::sleep(STORE_RETRY);
                 }
             }
+            self.look_for_losses();
             while let Some(action) = self.protocol.next(self.now()) {
                 self.perform(action);
                 if self.stopped() {
                     return;
                 }
             }
-            self.tell_masked();
+            self.show_connections();
+        }
+    }
+
+    fn show_connections(&self) {
+        let ranks = (0..self.control.capacity()).map(Rank);
+        let now: Vec<_> = ranks.map(|rank| self.protocol.connection(rank)).collect();
+        if self.status.lock().connections != now {
+            self.status.update(|status| status.connections = now);
         }
     }
 
@@ -140,11 +146,6 @@ impl Agent {
                 (Some(rank), Some(value)) => {
                     let masked = records::decode::<Masked>(path, value)?;
                     Some(Event::Masked(rank, masked))
-                }
-                (Some(rank), None) if rank == self.me => {
-                    // It went with a lease that has ended.
-                    self.masked = None;
-                    None
                 }
                 _ => None,
             },
@@ -245,29 +246,31 @@ impl Agent {
         None
     }
 
-    fn publish<T: serde::Serialize>(&self, key: &str, record: &T) {
+    /// Encodes a record and repeats `call` with it until it is done.
+    fn publish_by<T: serde::Serialize, D>(
+        &self,
+        key: &str,
+        record: &T,
+        call: impl Fn(&[u8]) -> Result<D, StoreError>,
+    ) -> Option<D> {
         match records::encode(record) {
-            Ok(bytes) => {
-                self.persist(|| self.store.put(key, &bytes, None));
-            }
+            Ok(bytes) => self.persist(|| call(&bytes)),
             Err(error) => {
-                tracing::error!(rank = self.me.0, key, error = %Chain(&error), "cannot be encoded")
+                tracing::error!(rank = self.me.0, key, error = %Chain(&error), "cannot be encoded");
+                None
             }
         }
     }
 
+    fn publish<T: serde::Serialize>(&self, key: &str, record: &T, lease: Option<LeaseId>) {
+        self.publish_by(key, record, |bytes| self.store.put(key, bytes, lease));
+    }
+
     /// First come, first served; whoever was first, all learn it by watching.
     fn publish_once<T: serde::Serialize>(&self, key: &str, record: &T) {
-        match records::encode(record) {
-            Ok(bytes) => {
-                let outcome = self.persist(|| self.store.compare_and_swap(key, None, &bytes));
-                if let Some(Swap::Lost(_)) = outcome {
-                    tracing::debug!(rank = self.me.0, key, "somebody else was first");
-                }
-            }
-            Err(error) => {
-                tracing::error!(rank = self.me.0, key, error = %Chain(&error), "cannot be encoded")
-            }
+        let swap = |bytes: &[u8]| self.store.compare_and_swap(key, None, bytes);
+        if let Some(Swap::Lost(_)) = self.publish_by(key, record, swap) {
+            tracing::debug!(rank = self.me.0, key, "somebody else was first");
         }
     }
 
@@ -275,9 +278,6 @@ impl Agent {
         let at_us = monotonic_us();
         match action {
             Action::Mask((rank, incarnation), how) => {
-                if how == LossKind::GaveUp && self.is_masked((rank, incarnation)) {
-                    return;
-                }
                 self.control.mask_now(rank);
                 self.report(MemberEvent::PeerLost {
                     rank,
@@ -285,6 +285,12 @@ impl Agent {
                     how,
                     at_us,
                 });
+            }
+            Action::TellMasked(masked) => {
+                let key = self.key(format_args!("masked/{}", self.me.0));
+                // If the lease has ended, the card is gone too, and this is told again
+                // with the next one.
+                self.publish(&key, &masked, Some(self.presence.lease()));
             }
             Action::Superseded(by) => {
                 // Whatever operations still run, they reach nobody.
@@ -307,7 +313,7 @@ impl Agent {
             }
             Action::PublishOffers(number, offers) => {
                 let key = self.key(format_args!("offers/{number}/{}", self.me.0));
-                self.publish(&key, &offers);
+                self.publish(&key, &offers, None);
             }
             Action::Connect(number, peers) => {
                 let outcome = self.connections.connect(&peers);
@@ -319,20 +325,20 @@ impl Agent {
                     at_us,
                 });
                 let key = self.key(format_args!("linked/{number}/{}", self.me.0));
-                self.publish(&key, &());
+                self.publish(&key, &(), None);
             }
             Action::Promise { number, member } => {
                 let limit = match member {
                     true => self.control.promise(self.ahead),
                     false => Epoch(0),
                 };
-                let masked = self.masked_peers().1;
+                let masked = self.protocol.masked();
                 let ready = Ready { limit, masked };
                 self.feed(number, Ok(Event::Promised(number, ready)));
             }
             Action::PublishReady(number, ready) => {
                 let key = self.key(format_args!("ready/{number}/{}", self.me.0));
-                self.publish(&key, &ready);
+                self.publish(&key, &ready, None);
             }
             Action::Decide(number, decision) => {
                 self.publish_once(&self.key(format_args!("decision/{number}")), &decision);
@@ -391,43 +397,14 @@ impl Agent {
         }
     }
 
-    fn is_masked(&self, (rank, incarnation): Life) -> bool {
-        !self.control.counts(rank, incarnation)
-    }
-
-    /// The last commit, and the members of its view that live and do not count here.
-    fn masked_peers(&self) -> (u64, Vec<Life>) {
-        let (after, peers) = self.protocol.peers();
-        // Before this rank is a member, nobody counts.
-        let member = self.protocol.is_member();
-        let masked = peers.filter(|life| member && self.is_masked(*life));
-        (after, masked.collect())
-    }
-
-    /// Publishes whom this rank does not count, if that has changed.
-    fn tell_masked(&mut self) {
-        let (after, lives) = self.masked_peers();
-        let told = self.masked.as_ref().map_or(&[][..], |told| &told.lives);
-        let told_after = self.masked.as_ref().map_or(0, |told| told.after);
-        // What was said before a commit does not count after it.
-        if lives == told && (lives.is_empty() || after == told_after) {
-            return;
-        }
-        let incarnation = self.incarnation;
-        let masked = Masked {
-            incarnation,
-            after,
-            lives,
-        };
-        let key = self.key(format_args!("masked/{}", self.me.0));
-        let lease = self.presence.lease();
-        let put = records::encode(&masked)
-            .map_err(Error::from)
-            .and_then(|bytes| Ok(self.store.put(&key, &bytes, Some(lease))?));
-        match put {
-            Ok(_) => self.masked = Some(masked),
-            Err(error) => {
-                tracing::debug!(rank = self.me.0, error = %Chain(&error), "masks not told");
+    /// Tells the protocol whom operations have masked.
+    fn look_for_losses(&mut self) {
+        let serving: Vec<Life> = self.protocol.serving().collect();
+        let now = self.now();
+        for (rank, incarnation) in serving {
+            if !self.control.counts(rank, incarnation) {
+                let event = Event::Unanswered((rank, incarnation));
+                self.protocol.on(event, now);
             }
         }
     }

@@ -5,6 +5,7 @@
 //! it out in the background while operations run.
 
 pub(crate) mod agent;
+pub(crate) mod connection;
 pub(crate) mod presence;
 pub(crate) mod protocol;
 pub(crate) mod records;

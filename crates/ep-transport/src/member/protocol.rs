@@ -24,8 +24,10 @@
 //! anybody may decide. Whatever is decided first at the rendezvous holds.
 
 mod attempt;
+mod peers;
 mod plan;
 
+use super::connection::{ConnectionEvent, ConnectionState, Deed};
 use super::records::{Card, Decision, Life, Masked, Offers, Proposal, QpOffer, Ready};
 use crate::events::LossKind;
 use crate::ids::{Epoch, Incarnation, Rank};
@@ -65,6 +67,8 @@ pub(crate) enum Event {
     Gone(Life),
     /// Whom a rank does not count any more.
     Masked(Rank, Masked),
+    /// The data path does not count this life any more.
+    Unanswered(Life),
     Proposal(u64, Proposal),
     Offers(u64, Rank, Offers),
     /// A rank has connected its links.
@@ -86,6 +90,8 @@ pub(crate) enum Event {
 pub(crate) enum Action {
     /// Mask a life; it does not answer any more, or does not count this rank.
     Mask(Life, LossKind),
+    /// Tell the others whom this rank does not count although they live.
+    TellMasked(Masked),
     /// Another process has taken this rank; this one must stop.
     Superseded(Incarnation),
     Propose(u64, Proposal),
@@ -126,6 +132,9 @@ pub(crate) struct Protocol {
     setup: Setup,
     /// The newest life of each rank, as far as it lives.
     cards: BTreeMap<Rank, Card>,
+    connections: BTreeMap<Rank, ConnectionState>,
+    /// What this rank has told of its own.
+    told: Masked,
     /// Whom each rank does not count.
     masks: BTreeMap<Rank, Masked>,
     /// When one of them has last changed.
@@ -148,8 +157,13 @@ pub(crate) struct Protocol {
 impl Protocol {
     pub(crate) fn new(setup: Setup) -> Self {
         Self {
-            setup,
             cards: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            told: Masked {
+                incarnation: setup.incarnation,
+                after: 0,
+                lives: Vec::new(),
+            },
             masks: BTreeMap::new(),
             masks_changed: Duration::ZERO,
             view: BTreeMap::new(),
@@ -160,6 +174,7 @@ impl Protocol {
             failing: BTreeMap::new(),
             attempt: None,
             due: VecDeque::new(),
+            setup,
         }
     }
 
@@ -182,15 +197,6 @@ impl Protocol {
         self.view.iter().map(|(rank, life)| (*rank, *life))
     }
 
-    /// The number of the attempt that made that view, and its other members that live.
-    pub(crate) fn peers(&self) -> (u64, impl Iterator<Item = Life> + '_) {
-        let me = self.me();
-        let peers = self
-            .view()
-            .filter(move |life| *life != me && self.lives(*life));
-        (self.last_commit, peers)
-    }
-
     /// Whether this rank is a member.
     pub(crate) fn is_member(&self) -> bool {
         self.in_view(self.me())
@@ -207,6 +213,7 @@ impl Protocol {
                     self.masks_changed = now;
                 }
             }
+            Event::Unanswered(life) => self.on_unanswered(life),
             Event::Proposal(number, proposal) => self.on_proposal(number, proposal, now),
             Event::Offers(number, rank, offers) => {
                 if let Some(attempt) = self.current(number) {
@@ -232,11 +239,13 @@ impl Protocol {
                 if let Some(attempt) = self.current(number) {
                     attempt.own_offers = Some(offers);
                     attempt.stage = Stage::Prepared;
+                    self.step_all(ConnectionEvent::Reset);
                 }
             }
             Event::Connected(number) => {
                 if let Some(attempt) = self.current(number) {
                     attempt.stage = Stage::Connected;
+                    self.step_all(ConnectionEvent::Connected);
                 }
             }
             Event::Promised(number, ready) => {
@@ -248,6 +257,7 @@ impl Protocol {
             Event::Failed(number, why) => {
                 if let Some(attempt) = self.current(number) {
                     attempt.failure = Some(why);
+                    self.step_all(ConnectionEvent::Failed);
                 }
             }
         }
@@ -257,59 +267,6 @@ impl Protocol {
         self.attempt
             .as_mut()
             .filter(|attempt| attempt.number == number)
-    }
-
-    fn on_card(&mut self, card: Card) {
-        let (rank, incarnation) = (card.rank, card.incarnation);
-        if rank == self.setup.me && incarnation > self.setup.incarnation {
-            self.due.push_back(Action::Superseded(incarnation));
-        }
-        let Some(before) = self.cards.get(&rank) else {
-            self.cards.insert(rank, card);
-            return;
-        };
-        if before.incarnation > incarnation {
-            return;
-        }
-        let loss = if before.incarnation < incarnation {
-            Some(LossKind::Replaced)
-        } else {
-            card.leaving.then_some(LossKind::Left)
-        };
-        let life = (rank, before.incarnation);
-        if let Some(loss) = loss.filter(|_| !before.leaving && rank != self.setup.me) {
-            self.due.push_back(Action::Mask(life, loss));
-        }
-        self.cards.insert(rank, card);
-    }
-
-    fn on_gone(&mut self, life: Life) {
-        let held = self.cards.get(&life.0);
-        let Some(card) = held.filter(|card| card.incarnation == life.1) else {
-            return;
-        };
-        if !card.leaving && life.0 != self.setup.me {
-            let action = Action::Mask(life, LossKind::LeaseEnded);
-            self.due.push_back(action);
-        }
-        self.cards.remove(&life.0);
-        self.masks.remove(&life.0);
-    }
-
-    /// Whether a record speaks of the present view: every commit joins some who did
-    /// not count each other, and a record from before does not know.
-    fn is_fresh(&self, rank: Rank, masked: &Masked) -> bool {
-        masked.after >= self.last_commit && self.in_view((rank, masked.incarnation))
-    }
-
-    /// Who does not count this rank is not counted by it either: nothing will come
-    /// from there, and both sides must agree before they can be joined again.
-    fn heed(&mut self, rank: Rank, masked: &Masked) {
-        if rank != self.setup.me && self.is_fresh(rank, masked) && masked.lives.contains(&self.me())
-        {
-            let life = (rank, masked.incarnation);
-            self.due.push_back(Action::Mask(life, LossKind::GaveUp));
-        }
     }
 
     fn on_proposal(&mut self, number: u64, proposal: Proposal, now: Duration) {
@@ -333,6 +290,10 @@ impl Protocol {
         if let Some(action) = self.due.pop_front() {
             return Some(action);
         }
+        if let Some(masked) = self.news_of_masks() {
+            self.told = masked.clone();
+            return Some(Action::TellMasked(masked));
+        }
         match self.attempt.take() {
             Some(mut attempt) => {
                 let action = self.advance(&mut attempt, now);
@@ -349,12 +310,12 @@ impl Protocol {
         let mut lives = self.counterparts(&attempt.proposal);
         match attempt.decision {
             Some(Decision::Commit { from }) => {
+                lives.retain(|life| self.step(life.0, ConnectionEvent::Committed) == Deed::Admit);
                 self.view = attempt.proposal.everybody().collect();
                 self.last_commit = number;
                 self.failing
                     .retain(|life, _| self.view.get(&life.0) != Some(&life.1));
                 if involved {
-                    lives.retain(|life| self.lives(*life));
                     self.due.push_back(Action::Admit {
                         attempt: number,
                         from,
@@ -362,10 +323,7 @@ impl Protocol {
                         own: attempt.proposal.joining.contains(&self.me()),
                     });
                 }
-                // Those who gave this rank up again before it has heard of the commit.
-                for (rank, masked) in self.masks.clone() {
-                    self.heed(rank, &masked);
-                }
+                self.on_view();
             }
             Some(Decision::Dropped { by, why, blame }) => {
                 self.propose_from = now + RETRY_AFTER;
@@ -376,6 +334,7 @@ impl Protocol {
                     *until = now + RETRY_AFTER * (1 << (*times).min(MOST_DOUBLINGS));
                     *times = times.saturating_add(1);
                 }
+                lives.retain(|life| self.step(life.0, ConnectionEvent::Dropped) == Deed::TakeDown);
                 if involved {
                     self.due.push_back(Action::Forget {
                         attempt: number,

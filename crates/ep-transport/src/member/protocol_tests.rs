@@ -58,7 +58,6 @@ struct Process {
     table: BTreeMap<Rank, (Incarnation, u64)>,
     admitted: Option<u64>,
     masked: Vec<Life>,
-    told: Option<Masked>,
     superseded: bool,
 }
 
@@ -81,7 +80,6 @@ impl Process {
             table: BTreeMap::new(),
             admitted: None,
             masked: Vec::new(),
-            told: None,
             superseded: false,
         }
     }
@@ -104,45 +102,25 @@ impl Process {
         self.table.get(&life.0).is_some_and(|(l, _)| *l == life.1)
     }
 
-    fn masked_peers(&self) -> (u64, Vec<Life>) {
-        let (after, peers) = self.protocol.peers();
-        let masked = peers.filter(|life| self.protocol.is_member() && !self.counts(*life));
-        (after, masked.collect())
-    }
-
-    /// What the agent does when it has nothing else to do.
-    fn tell(&mut self, board: &mut Board) {
-        let (after, lives) = self.masked_peers();
-        let told = self.told.as_ref().map(|t| (t.after, t.lives.clone()));
-        let (told_after, told) = told.unwrap_or_default();
-        if lives == told && (lives.is_empty() || after == told_after) {
-            return;
-        }
-        let masked = Masked {
-            incarnation: self.life.1,
-            after,
-            lives,
-        };
-        board.log.push(Event::Masked(self.life.0, masked.clone()));
-        self.told = Some(masked);
-    }
-
     fn act(&mut self, board: &mut Board, now: Duration) -> bool {
+        let serving: Vec<Life> = self.protocol.serving().collect();
+        for life in serving {
+            if !self.counts(life) {
+                self.protocol.on(Event::Unanswered(life), now);
+            }
+        }
         let Some(action) = self.protocol.next(now) else {
-            let before = board.log.len();
-            self.tell(board);
-            return board.log.len() != before;
+            return false;
         };
         let me = self.life.0;
         match action {
-            Action::Mask(life, how) => {
-                if how != LossKind::GaveUp || self.counts(life) {
-                    self.masked.push(life);
-                }
+            Action::Mask(life, _) => {
+                self.masked.push(life);
                 if self.counts(life) {
                     self.table.remove(&life.0);
                 }
             }
+            Action::TellMasked(masked) => board.log.push(Event::Masked(me, masked)),
             Action::Superseded(_) => {
                 self.superseded = true;
                 self.table.clear();
@@ -176,7 +154,7 @@ impl Process {
                 self.limit = member.then_some(limit);
                 let ready = Ready {
                     limit: Epoch(limit),
-                    masked: self.masked_peers().1,
+                    masked: self.protocol.masked(),
                 };
                 self.protocol.on(Event::Promised(number, ready), now);
             }
@@ -307,7 +285,6 @@ impl World {
             Step::LoseLease(i) => {
                 if let Some(process) = &mut self.processes[i] {
                     let (rank, incarnation) = process.life;
-                    process.told = None;
                     self.board.log.push(Event::Gone(process.life));
                     self.board.log.push(Event::Card(card(rank, incarnation)));
                 }

@@ -1,5 +1,6 @@
 //! What the agent and the thread that owns the group have in common.
 
+use super::connection::ConnectionState;
 use crate::error::Error;
 use crate::ids::{Epoch, Incarnation, Rank};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,8 @@ pub(crate) struct Status {
     pub(crate) view: Vec<(Rank, Incarnation)>,
     /// Ranks that have said that they have finished.
     pub(crate) finished: Vec<(Rank, Incarnation)>,
+    /// How far the connection to each rank is.
+    pub(crate) connections: Vec<ConnectionState>,
     /// Ranks whose card is there.
     pub(crate) present: Vec<(Rank, Incarnation)>,
 }

@@ -1,6 +1,6 @@
 //! One attempt to change the view, stage by stage.
 
-use super::{Action, Protocol};
+use super::{Action, ConnectionEvent, Deed, Protocol};
 use crate::ids::{Epoch, Rank};
 use crate::member::records::{Card, Decision, Life, Offers, Proposal, QpOffer, Ready};
 use std::collections::{BTreeMap, BTreeSet};
@@ -114,7 +114,7 @@ impl Attempt {
 }
 
 impl Protocol {
-    pub(super) fn advance(&self, attempt: &mut Attempt, now: Duration) -> Option<Action> {
+    pub(super) fn advance(&mut self, attempt: &mut Attempt, now: Duration) -> Option<Action> {
         let number = attempt.number;
         if attempt.asked_until.is_some_and(|until| now < until) {
             return None;
@@ -127,7 +127,8 @@ impl Protocol {
         match attempt.stage {
             Stage::Proposed => {
                 attempt.stage = Stage::Preparing;
-                let lives = self.counterparts(&attempt.proposal);
+                let mut lives = self.counterparts(&attempt.proposal);
+                lives.retain(|life| self.step(life.0, ConnectionEvent::Update) == Deed::Reset);
                 let ranks = lives.into_iter().map(|(rank, _)| rank).collect();
                 Some(Action::Prepare(number, ranks))
             }
@@ -137,7 +138,10 @@ impl Protocol {
                 Some(Action::PublishOffers(number, offers))
             }
             Stage::Offered => {
-                let peers = self.offers_for_me(attempt)?;
+                let mut peers = self.offers_for_me(attempt)?;
+                peers.retain(|(card, _)| {
+                    self.step(card.rank, ConnectionEvent::Offers) == Deed::Connect
+                });
                 attempt.stage = Stage::Connecting;
                 Some(Action::Connect(number, peers))
             }

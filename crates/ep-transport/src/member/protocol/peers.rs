@@ -1,0 +1,151 @@
+//! What becomes of each peer: cards that come and go, and who counts whom.
+
+use super::{Action, Protocol};
+use crate::events::LossKind;
+use crate::ids::Rank;
+use crate::member::connection::{ConnectionEvent, ConnectionState, Deed};
+use crate::member::records::{Card, Life, Masked};
+
+impl Protocol {
+    /// How far the connection to `rank` is.
+    pub(crate) fn connection(&self, rank: Rank) -> ConnectionState {
+        self.connections.get(&rank).copied().unwrap_or_default()
+    }
+
+    pub(super) fn step(&mut self, rank: Rank, event: ConnectionEvent) -> Deed {
+        let (state, deed) = self.connection(rank).after(event);
+        self.connections.insert(rank, state);
+        deed
+    }
+
+    /// For every connection that the current attempt remakes.
+    pub(super) fn step_all(&mut self, event: ConnectionEvent) {
+        let Some(attempt) = &self.attempt else { return };
+        for (rank, _) in self.counterparts(&attempt.proposal) {
+            self.step(rank, event);
+        }
+    }
+
+    fn lose(&mut self, life: Life, event: ConnectionEvent, how: LossKind) {
+        if self.step(life.0, event) == Deed::Mask {
+            self.due.push_back(Action::Mask(life, how));
+        }
+    }
+
+    pub(super) fn on_card(&mut self, card: Card) {
+        let (rank, incarnation) = (card.rank, card.incarnation);
+        if rank == self.setup.me {
+            if incarnation > self.setup.incarnation {
+                self.due.push_back(Action::Superseded(incarnation));
+            }
+            self.cards.insert(rank, card);
+            return;
+        }
+        match self.cards.get(&rank).map(|before| before.incarnation) {
+            // A life that is over, and does not know it yet.
+            Some(before) if before > incarnation => return,
+            Some(before) if before < incarnation => {
+                let life = (rank, before);
+                self.lose(life, ConnectionEvent::NewLife, LossKind::Replaced);
+            }
+            _ => {}
+        }
+        let leaving = card.leaving;
+        self.cards.insert(rank, card);
+        if leaving {
+            let life = (rank, incarnation);
+            self.lose(life, ConnectionEvent::Left, LossKind::Left);
+        } else {
+            self.step(rank, ConnectionEvent::Card);
+        }
+    }
+
+    pub(super) fn on_gone(&mut self, life: Life) {
+        let held = self.cards.get(&life.0);
+        if held.is_none_or(|card| card.incarnation != life.1) {
+            return;
+        }
+        self.cards.remove(&life.0);
+        self.masks.remove(&life.0);
+        if life.0 == self.setup.me {
+            // What hung on the lease has gone with it.
+            self.told.lives.clear();
+        } else {
+            self.lose(life, ConnectionEvent::Gone, LossKind::LeaseEnded);
+        }
+    }
+
+    pub(super) fn on_unanswered(&mut self, life: Life) {
+        if self.lives(life) {
+            self.step(life.0, ConnectionEvent::Unanswered);
+        }
+    }
+
+    /// Other members that live and are counted.
+    pub(crate) fn serving(&self) -> impl Iterator<Item = Life> + '_ {
+        let serves = |rank| self.connection(rank) == ConnectionState::Serving;
+        self.view().filter(move |(rank, _)| serves(*rank))
+    }
+
+    /// Other members that live and are not counted.
+    pub(crate) fn masked(&self) -> Vec<Life> {
+        if !self.is_member() {
+            return Vec::new();
+        }
+        let masked = self.view().filter(|life| {
+            *life != self.me()
+                && self.lives(*life)
+                && self.connection(life.0) != ConnectionState::Serving
+        });
+        masked.collect()
+    }
+
+    /// What is to be told of them, if that has changed. What was said before a commit
+    /// does not count after it.
+    pub(super) fn news_of_masks(&self) -> Option<Masked> {
+        let (lives, told) = (self.masked(), &self.told);
+        // Without a card there is no lease for it to hang on.
+        let silent = !self.lives(self.me());
+        if silent || lives == told.lives && (lives.is_empty() || self.last_commit == told.after) {
+            return None;
+        }
+        Some(Masked {
+            incarnation: self.setup.incarnation,
+            after: self.last_commit,
+            lives,
+        })
+    }
+
+    /// Whether a record speaks of the present view: every commit joins some who did
+    /// not count each other, and a record from before does not know.
+    pub(super) fn is_fresh(&self, rank: Rank, masked: &Masked) -> bool {
+        masked.after >= self.last_commit && self.in_view((rank, masked.incarnation))
+    }
+
+    /// Who does not count this rank is not counted by it either: nothing will come
+    /// from there, and both sides must agree before they can be joined again.
+    pub(super) fn heed(&mut self, rank: Rank, masked: &Masked) {
+        if rank != self.setup.me && self.is_fresh(rank, masked) && masked.lives.contains(&self.me())
+        {
+            let life = (rank, masked.incarnation);
+            self.lose(life, ConnectionEvent::GaveUp, LossKind::GaveUp);
+        }
+    }
+
+    /// A view was decided.
+    pub(super) fn on_view(&mut self) {
+        // Those who are not in it.
+        let present = self
+            .cards
+            .values()
+            .map(|card| (card.rank, card.incarnation));
+        let outside: Vec<Life> = present.filter(|life| !self.in_view(*life)).collect();
+        for life in outside {
+            self.lose(life, ConnectionEvent::GaveUp, LossKind::GaveUp);
+        }
+        // Those who gave this rank up again before it has heard of the commit.
+        for (rank, masked) in self.masks.clone() {
+            self.heed(rank, &masked);
+        }
+    }
+}
