@@ -10,7 +10,8 @@ use crate::rc::Status;
 use crate::stats::{DropReason, Stats};
 use crate::wire::{Flow, Grh, Headers, ICRC_BYTES, encode, icrc};
 
-/// Packets that one queue pair sends before the next has its turn.
+/// Requests, and answers, that one queue pair sends before the next has its
+/// turn.
 const BURST: usize = 32;
 
 /// The parts that sending one datagram takes.
@@ -104,8 +105,9 @@ impl Engine<'_> {
         any
     }
 
-    /// Sends what a queue pair has to send, answers first; whether that was
-    /// anything.
+    /// Sends what a queue pair has to send; whether that was anything. Requests
+    /// go first: whoever waits for them waits longer than whoever waits for an
+    /// acknowledgement, and a short one can go in one piece with it.
     pub(super) fn transmit(&mut self, state: &mut State, qpn: u32, now: Instant) -> bool {
         let State {
             qps,
@@ -132,31 +134,6 @@ impl Engine<'_> {
             faults,
         };
         let mut sent = 0;
-        if let Some(responder) = &mut qp.responder {
-            let reach = Reach {
-                regions: mrs,
-                pd: qp.pd,
-                qpc: &qp.qpc,
-            };
-            while sent < BURST
-                && let Some(reply) = responder.poll_tx()
-            {
-                sent += 1;
-                let len = reply.source.map_or(0, |source| source.len);
-                let whole = out.send(&reply.headers, len, |to| {
-                    reply
-                        .source
-                        .is_none_or(|source| reach.read(source.rkey, source.addr, to).is_ok())
-                });
-                if !whole {
-                    responder.fail_polled(&reply);
-                }
-            }
-            if responder.failed() && qp.state != mlx5gda_sys::prm::QpState::Err {
-                events.refused(qp.number, responder.fault());
-                qp.enter_error();
-            }
-        }
         if let Some(requester) = &mut qp.requester {
             requester.on_timer(now);
             let before = requester.retransmitted();
@@ -174,6 +151,33 @@ impl Engine<'_> {
             }
             out.stats.retransmits += requester.retransmitted() - before;
         }
-        sent > 0
+        // A burst of their own: requests must not keep answers back for ever.
+        let mut answered = 0;
+        if let Some(responder) = &mut qp.responder {
+            let reach = Reach {
+                regions: mrs,
+                pd: qp.pd,
+                qpc: &qp.qpc,
+            };
+            while answered < BURST
+                && let Some(reply) = responder.poll_tx()
+            {
+                answered += 1;
+                let len = reply.source.map_or(0, |source| source.len);
+                let whole = out.send(&reply.headers, len, |to| {
+                    reply
+                        .source
+                        .is_none_or(|source| reach.read(source.rkey, source.addr, to).is_ok())
+                });
+                if !whole {
+                    responder.fail_polled(&reply);
+                }
+            }
+            if responder.failed() && qp.state != mlx5gda_sys::prm::QpState::Err {
+                events.refused(qp.number, responder.fault());
+                qp.enter_error();
+            }
+        }
+        sent + answered > 0
     }
 }
