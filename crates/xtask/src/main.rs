@@ -10,6 +10,7 @@ mod cargo;
 mod codegen;
 mod deadline;
 mod demo;
+mod features;
 mod fuzz;
 mod memheap_compare;
 mod msrv;

@@ -3,6 +3,7 @@
 use crate::cargo::cargo;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What is used of `cargo metadata`.
@@ -19,6 +20,19 @@ struct Package {
     name: String,
     version: String,
     rust_version: Option<String>,
+    #[serde(default)]
+    features: BTreeMap<String, Vec<String>>,
+}
+
+impl Metadata {
+    /// The features of the workspace's own packages, as `package/feature`.
+    pub(crate) fn own_features(&self) -> Vec<String> {
+        let ours = |p: &&Package| self.workspace_members.contains(&p.id);
+        let packages = self.packages.iter().filter(ours);
+        packages
+            .flat_map(|p| p.features.keys().map(|name| format!("{}/{name}", p.name)))
+            .collect()
+    }
 }
 
 /// Asks cargo about the workspace and everything in its lock file.
@@ -84,6 +98,7 @@ mod tests {
             name: name.to_owned(),
             version: "1.0.0".to_owned(),
             rust_version: rust_version.map(str::to_owned),
+            features: BTreeMap::new(),
         }
     }
 
@@ -102,6 +117,17 @@ mod tests {
         };
         assert_eq!(too_new(&metadata)?, ["newer 1.0.0 asks for Rust 1.88.1"]);
         assert!(number("latest").is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn features_are_those_of_our_own_packages() -> Result<()> {
+        let json = r#"{"packages": [
+            {"id": "1", "name": "ours", "version": "1.0.0", "features": {"a": [], "b": ["a"]}},
+            {"id": "2", "name": "theirs", "version": "1.0.0", "features": {"c": []}}],
+            "workspace_members": ["1"], "target_directory": "/"}"#;
+        let metadata: Metadata = serde_json::from_str(json)?;
+        assert_eq!(metadata.own_features(), ["ours/a", "ours/b"]);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::cargo::{cargo, root};
 use crate::codegen::{self, Output};
-use crate::{c_client, fuzz, msrv, pcap_check, prm_check};
+use crate::{c_client, features, fuzz, msrv, pcap_check, prm_check};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -120,35 +120,35 @@ fn format() -> Result<Found> {
 }
 
 fn clippy() -> Result<Found> {
-    check(cargo()?.args([
-        "clippy",
-        "--quiet",
-        "--workspace",
-        "--all-features",
-        "--all-targets",
-        "--",
-        "-D",
-        "warnings",
-    ]))
+    check(
+        cargo()?
+            .args(["clippy", "--quiet", "--all-targets"])
+            .args(features::arguments()?)
+            .args(["--", "-D", "warnings"]),
+    )
 }
 
 fn tests() -> Result<Found> {
     let kinds = ["--lib", "--bins", "--tests", "--examples"];
-    check(
+    let (outcome, mut counts) = check(
         cargo()?
-            .args(["test", "--workspace", "--all-features", "--no-fail-fast"])
+            .args(["test", "--no-fail-fast"])
+            .args(features::arguments()?)
             .args(kinds),
-    )
+    )?;
+    if let Some(why) = features::missing()? {
+        println!("skipped: {why}");
+        counts.skipped += 1;
+    }
+    Ok((outcome, counts))
 }
 
 fn doc_tests() -> Result<Found> {
-    check(cargo()?.args([
-        "test",
-        "--workspace",
-        "--all-features",
-        "--no-fail-fast",
-        "--doc",
-    ]))
+    check(
+        cargo()?
+            .args(["test", "--no-fail-fast", "--doc"])
+            .args(features::arguments()?),
+    )
 }
 
 /// Tests of every interleaving, which are built with replacements of the atomics.
@@ -191,13 +191,8 @@ fn fuzzing() -> Result<Found> {
 fn docs() -> Result<Found> {
     check(
         cargo()?
-            .args([
-                "doc",
-                "--quiet",
-                "--workspace",
-                "--all-features",
-                "--no-deps",
-            ])
+            .args(["doc", "--quiet", "--no-deps"])
+            .args(features::arguments()?)
             .env("RUSTDOCFLAGS", "-D warnings"),
     )
 }

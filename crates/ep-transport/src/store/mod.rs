@@ -7,12 +7,15 @@
 //! | --- | --- | --- | --- |
 //! | [`MemStore`]: ranks of one process (tests) | - | - | everything ends |
 //! | [`TcpStoreServer`] in rank 0, [`TcpStore`] in the others | noticed within about 10 ms | opened again, leases live on | **the store is gone**: the other ranks go on with the view they have, and no rank can be admitted any more |
+//! | `EtcdStore` (feature `etcd`) | noticed when its lease is over | opened again, leases live on | any rank may end; while etcd is away updates wait, and go on when it is back |
 //!
 //! A store that stands still for a while, with its process or its machine, gives that
 //! time back to every lease.
 
 mod channel;
 mod client;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod mem;
 mod server;
 mod sessions;
@@ -20,6 +23,8 @@ mod state;
 mod wire;
 
 pub use client::TcpStore;
+#[cfg(feature = "etcd")]
+pub use etcd::EtcdStore;
 pub use mem::MemStore;
 pub use server::TcpStoreServer;
 pub use wire::PROTOCOL_VERSION;

@@ -1,0 +1,203 @@
+//! What changes under a prefix: a list first, then a watch from where it ends.
+//!
+//! If etcd has compacted what a watch would have to begin with, there is a list again,
+//! and the keys that were there and are not any more are reported as deleted.
+
+use super::{Fault, PATIENCE, by, known, revision};
+use crate::store::{Change, Changes};
+use etcd_client::{
+    Error, EventType, GetOptions, KeyValue, KvClient, SortOrder, SortTarget, WatchClient,
+    WatchOptions, WatchResponse, WatchStream,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// Keys in one page of a list.
+const PAGE: i64 = 32;
+
+/// Where one reader of changes is.
+pub(super) struct Feed {
+    prefix: String,
+    /// Everything up to this revision has been reported.
+    at: i64,
+    /// Keys that the reader takes to be there: as many as there are in etcd.
+    alive: BTreeSet<String>,
+    source: Source,
+}
+
+enum Source {
+    /// Keys changed after `at`, page by page.
+    List {
+        /// Deletions are not known from a watch.
+        compacted: bool,
+    },
+    Watch(Option<Box<WatchStream>>),
+}
+
+impl Feed {
+    /// Goes on with `last` if that is what the reader asks for.
+    pub(super) fn resume(last: Option<Self>, prefix: &str, after: i64) -> Self {
+        let (alive, source) = match last {
+            Some(last) if last.prefix == prefix && last.at == after => return last,
+            // From another revision; what is known of the keys helps all the same.
+            Some(last) if last.prefix == prefix && after > 0 => (last.alive, Source::Watch(None)),
+            _ if after > 0 => (BTreeSet::new(), Source::Watch(None)),
+            _ => (BTreeSet::new(), Source::List { compacted: false }),
+        };
+        Self {
+            prefix: prefix.to_owned(),
+            at: after,
+            alive,
+            source,
+        }
+    }
+
+    /// The next changes; none if none come within `limit`.
+    pub(super) async fn next(
+        &mut self,
+        mut kv: KvClient,
+        mut watch: WatchClient,
+        limit: Duration,
+    ) -> Result<Changes, Fault> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let changes = match &mut self.source {
+                Source::List { compacted } => {
+                    let compacted = *compacted;
+                    self.page(&mut kv, compacted).await?
+                }
+                Source::Watch(None) => {
+                    let options = WatchOptions::new()
+                        .with_prefix()
+                        .with_start_revision(self.at + 1)
+                        .with_fragment();
+                    let opened = watch.watch(self.prefix.clone(), Some(options));
+                    let stream = by(Instant::now() + PATIENCE, opened).await?;
+                    self.source = Source::Watch(Some(Box::new(stream)));
+                    continue;
+                }
+                Source::Watch(Some(stream)) => {
+                    let message = by(deadline, stream.message()).await;
+                    match message {
+                        Err(Fault::TimedOut) => return Ok(self.report(Vec::new())),
+                        Err(fault) => {
+                            self.source = Source::Watch(None);
+                            return Err(fault);
+                        }
+                        Ok(message) => self.hear(message)?,
+                    }
+                }
+            };
+            let listed = matches!(self.source, Source::Watch(_));
+            if !changes.is_empty() || (listed && limit.is_zero()) {
+                return Ok(self.report(changes));
+            }
+        }
+    }
+
+    fn report(&self, changes: Vec<Change>) -> Changes {
+        Changes {
+            changes,
+            revision: known(self.at),
+        }
+    }
+
+    async fn page(&mut self, kv: &mut KvClient, compacted: bool) -> Result<Vec<Change>, Fault> {
+        let options = GetOptions::new()
+            .with_prefix()
+            .with_sort(SortTarget::Mod, SortOrder::Ascend)
+            .with_min_mod_revision(self.at + 1)
+            .with_limit(PAGE);
+        let list = kv.get(self.prefix.clone(), Some(options));
+        let list = by(Instant::now() + PATIENCE, list).await?;
+        let mut changes: Vec<Change> = list.kvs().iter().map(|kv| change(kv, true)).collect();
+        self.take_in(&changes);
+        let last = changes.last().map(|change| change.revision);
+        if list.more()
+            && let Some(last) = last
+        {
+            self.at = super::asked(last);
+            return Ok(changes);
+        }
+        let now = revision(list.header());
+        if now < self.at {
+            return Err(Fault::Replaced);
+        }
+        if compacted {
+            let options = GetOptions::new()
+                .with_prefix()
+                .with_keys_only()
+                .with_revision(now);
+            let names = kv.get(self.prefix.clone(), Some(options));
+            let names = by(Instant::now() + PATIENCE, names).await?;
+            let there: BTreeSet<String> = names.kvs().iter().map(name).collect();
+            let gone = self.alive.difference(&there).map(|key| Change {
+                key: key.clone(),
+                value: None,
+                revision: known(now),
+            });
+            changes.extend(gone);
+            self.alive = there;
+        }
+        self.at = now;
+        self.source = Source::Watch(None);
+        Ok(changes)
+    }
+
+    fn hear(&mut self, message: Option<WatchResponse>) -> Result<Vec<Change>, Fault> {
+        let ended = |why: &str| Fault::Etcd(Error::WatchError(why.to_owned()));
+        let Some(message) = message else {
+            self.source = Source::Watch(None);
+            return Err(ended("the watch ended"));
+        };
+        if message.compact_revision() > 0 {
+            self.source = Source::List { compacted: true };
+            return Ok(Vec::new());
+        }
+        if message.canceled() {
+            self.source = Source::Watch(None);
+            return Err(ended(message.cancel_reason()));
+        }
+        if message.created() && revision(message.header()) < self.at {
+            self.source = Source::Watch(None);
+            return Err(Fault::Replaced);
+        }
+        let mut last: BTreeMap<&[u8], Change> = BTreeMap::new();
+        for event in message.events() {
+            if let Some(kv) = event.kv() {
+                let put = event.event_type() == EventType::Put;
+                last.insert(kv.key(), change(kv, put));
+            }
+        }
+        let mut changes: Vec<Change> = last.into_values().collect();
+        changes.sort_by_key(|change| change.revision);
+        self.take_in(&changes);
+        if let Some(last) = changes.last() {
+            self.at = self.at.max(super::asked(last.revision));
+        }
+        Ok(changes)
+    }
+
+    fn take_in(&mut self, changes: &[Change]) {
+        for change in changes {
+            if change.value.is_some() {
+                self.alive.insert(change.key.clone());
+            } else {
+                self.alive.remove(&change.key);
+            }
+        }
+    }
+}
+
+/// A key of somebody else's that is no text cannot be one of ours.
+fn name(kv: &KeyValue) -> String {
+    String::from_utf8_lossy(kv.key()).into_owned()
+}
+
+fn change(kv: &KeyValue, put: bool) -> Change {
+    Change {
+        key: name(kv),
+        value: put.then(|| kv.value().to_vec()),
+        revision: known(kv.mod_revision()),
+    }
+}
