@@ -11,6 +11,7 @@ mod codegen;
 mod deadline;
 mod demo;
 mod features;
+mod footprint;
 mod fuzz;
 mod memheap_compare;
 mod msrv;
@@ -37,6 +38,8 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
+    /// Say how much control memory a rank needs, by formula and measured.
+    Footprint(footprint::Args),
     /// Run the fuzz targets for a while.
     Fuzz(fuzz::Args),
     /// Make the C header of `mlx5gda-sys`.
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Bindgen { check } => codegen::run(codegen::Output::Bindings, check),
+        Verb::Footprint(args) => footprint::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args).map(|()| true),
         Verb::Header { check } => codegen::run(codegen::Output::Header, check),
         // What is measured has to be optimised, so the verb is run by another build of us.
