@@ -1,16 +1,17 @@
 //! What the software HCA consists of.
 
 mod env;
+mod error;
 mod faults;
 mod lids;
 
-use std::net::{AddrParseError, IpAddr};
-use std::num::{ParseFloatError, ParseIntError};
+use std::net::IpAddr;
 
 use mlx5gda_sys::prm::Mtu;
 
 pub use env::Outage;
 use env::{Env, address};
+pub use error::ConfigError;
 pub use faults::Faults;
 pub(crate) use lids::LAST_LID;
 pub use lids::Lids;
@@ -64,88 +65,6 @@ impl Default for Config {
             faults: Faults::default(),
         }
     }
-}
-
-/// A setting that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// An address that is none.
-    #[error("{name}: {text:?} is not an IP address")]
-    Address {
-        /// The variable.
-        name: &'static str,
-        /// The text.
-        text: String,
-        /// Why.
-        source: AddrParseError,
-    },
-    /// A number that is none.
-    #[error("{name}: {text:?} is not a whole number")]
-    Number {
-        /// The variable.
-        name: &'static str,
-        /// The text.
-        text: String,
-        /// Why.
-        source: ParseIntError,
-    },
-    /// A probability that is none.
-    #[error("{name}: {text:?} is not a number")]
-    Probability {
-        /// The variable.
-        name: &'static str,
-        /// The text.
-        text: String,
-        /// Why.
-        source: ParseFloatError,
-    },
-    /// A probability outside 0 to 1.
-    #[error("{name}: {text} is not between 0 and 1")]
-    ProbabilityRange {
-        /// The variable.
-        name: &'static str,
-        /// The value.
-        text: String,
-    },
-    /// A stretch of time that is none.
-    #[error("{name}: {text:?} is not FROM..UNTIL or FROM.. in milliseconds")]
-    Outage {
-        /// The variable.
-        name: &'static str,
-        /// The text.
-        text: String,
-    },
-    /// A link layer that there is not.
-    #[error("SOFT_HCA_LINK_LAYER: {text:?} is neither `ethernet` nor `infiniband`")]
-    LinkLayer {
-        /// The text.
-        text: String,
-    },
-    /// A LID that is not unicast, or is named twice.
-    #[error("LID {lid} is not between 1 and {LAST_LID}, or named twice")]
-    Lid {
-        /// The LID.
-        lid: u64,
-    },
-    /// An InfiniBand port needs a LID.
-    #[error("{address} has no LID")]
-    NoLid {
-        /// Address of the port.
-        address: IpAddr,
-    },
-    /// No devices, or more than there can be.
-    #[error("SOFT_HCA_DEVICES: {devices} is not between 1 and {MAX_AUTOMATIC}")]
-    Devices {
-        /// The value.
-        devices: u64,
-    },
-    /// An MTU that no queue pair can have.
-    #[error("SOFT_HCA_MTU: {bytes} is not one of 256, 512, 1024, 2048, 4096")]
-    Mtu {
-        /// The value.
-        bytes: u32,
-    },
 }
 
 impl Config {

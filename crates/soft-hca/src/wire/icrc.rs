@@ -16,24 +16,10 @@
 //! the identification that would make the sum right. IPv6: no extension
 //! headers.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use super::{Bth, Grh, ICRC_BYTES, UDP_PORT};
-
-/// Bytes of ones in front.
-const LRH_BYTES: usize = 8;
-/// Bytes of an IPv4 header.
-const IPV4_BYTES: usize = 20;
-/// Bytes of an IPv6 header.
-const IPV6_BYTES: usize = 40;
-/// Bytes of a UDP header.
-const UDP_BYTES: usize = 8;
-/// The most that is masked or rebuilt: up to the end of the BTH.
-const PREFIX_BYTES: usize = LRH_BYTES + IPV6_BYTES + UDP_BYTES + Grh::BYTES + Bth::BYTES;
-/// Where the IPv4 identification ends.
-const IDENT_END: usize = LRH_BYTES + 6;
-/// Protocol number of UDP.
-const UDP: u8 = 17;
+use super::pseudo::{IDENT_END, Prefix, UDP_BYTES};
+use super::{Grh, ICRC_BYTES};
 
 /// The addresses and source port of a packet, which its CRC covers.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -42,73 +28,8 @@ pub struct Flow {
     pub src: IpAddr,
     /// Receiver, of the same family.
     pub dst: IpAddr,
-    /// UDP source port; the destination port is always [`UDP_PORT`].
+    /// UDP source port; the destination port is always [`super::UDP_PORT`].
     pub src_port: u16,
-}
-
-/// The bytes that a CRC starts with, put together one after the other.
-struct Prefix {
-    bytes: [u8; PREFIX_BYTES],
-    len: usize,
-}
-
-impl Prefix {
-    /// Ones in place of a local route header.
-    const fn new() -> Self {
-        Self {
-            bytes: [0xff; PREFIX_BYTES],
-            len: LRH_BYTES,
-        }
-    }
-
-    /// The next `len` bytes, all ones.
-    fn part(&mut self, len: usize) -> &mut [u8] {
-        let start = self.len;
-        self.len += len;
-        &mut self.bytes[start..self.len]
-    }
-
-    fn ipv4(&mut self, src: Ipv4Addr, dst: Ipv4Addr, udp_len: u16) -> Option<()> {
-        let ip = self.part(IPV4_BYTES);
-        let len = udp_len.checked_add(IPV4_BYTES as u16)?;
-        ip[0] = 0x45;
-        ip[2..4].copy_from_slice(&len.to_be_bytes());
-        ip[4..8].copy_from_slice(&[0, 0, 0x40, 0]);
-        ip[9] = UDP;
-        ip[12..16].copy_from_slice(&src.octets());
-        ip[16..20].copy_from_slice(&dst.octets());
-        Some(())
-    }
-
-    fn ipv6(&mut self, src: Ipv6Addr, dst: Ipv6Addr, udp_len: u16) {
-        let ip = self.part(IPV6_BYTES);
-        ip[0] = 0x6f;
-        ip[4..6].copy_from_slice(&udp_len.to_be_bytes());
-        ip[6] = UDP;
-        ip[8..24].copy_from_slice(&src.octets());
-        ip[24..40].copy_from_slice(&dst.octets());
-    }
-
-    fn udp(&mut self, src_port: u16, udp_len: u16) {
-        let udp = self.part(UDP_BYTES);
-        udp[..2].copy_from_slice(&src_port.to_be_bytes());
-        udp[2..4].copy_from_slice(&UDP_PORT.to_be_bytes());
-        udp[4..6].copy_from_slice(&udp_len.to_be_bytes());
-    }
-
-    /// Traffic class, flow label and hop limit are masked.
-    fn grh(&mut self, header: &[u8; Grh::BYTES]) {
-        let grh = self.part(Grh::BYTES);
-        grh[0] = header[0] | 0x0f;
-        grh[4..7].copy_from_slice(&header[4..7]);
-        grh[8..].copy_from_slice(&header[8..]);
-    }
-
-    fn bth(&mut self, header: &[u8; Bth::BYTES]) {
-        let bth = self.part(Bth::BYTES);
-        bth.copy_from_slice(header);
-        bth[4] = 0xff;
-    }
 }
 
 /// The CRC of `body` (a datagram without its CRC) as a number, and how many
@@ -133,9 +54,12 @@ fn compute(flow: &Flow, body: &[u8]) -> Option<(u32, usize)> {
     let (bth, rest) = rest.split_first_chunk()?;
     prefix.bth(bth);
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&prefix.bytes[..prefix.len]);
+    hasher.update(prefix.bytes());
     hasher.update(rest);
-    Some((hasher.finalize(), prefix.len - IDENT_END + rest.len()))
+    Some((
+        hasher.finalize(),
+        prefix.bytes().len() - IDENT_END + rest.len(),
+    ))
 }
 
 /// The CRC of `body`, a datagram of at least a BTH, as it is sent behind it.
@@ -210,7 +134,10 @@ fn ident(difference: u32, after: usize) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+    use crate::wire::UDP_PORT;
 
     /// UDP payload of a congestion notification sent by a ConnectX-4 Lx, IPv4
     /// identification 0x718c (from Scapy's RoCE test data).

@@ -11,6 +11,7 @@ pub mod icrc;
 mod masked;
 mod opcode;
 mod packet;
+mod pseudo;
 
 pub use grh::Grh;
 pub use header::{AckCode, Aeth, AtomicEth, Bth, NakCode, Reth, rnr_timer};
