@@ -17,6 +17,27 @@
 #define MLX5GDA_DS_BYTES 16
 
 /**
+ * Bits of `fm_ce_se`: write a completion on success too (`MLX5_WQE_CTRL_CQ_UPDATE`).
+ */
+#define MLX5GDA_CTRL_CQ_UPDATE 8
+
+/**
+ * Bit of `fm_ce_se`: raise a solicited event at the responder (`MLX5_WQE_CTRL_SOLICITED`).
+ */
+#define MLX5GDA_CTRL_SOLICITED 2
+
+/**
+ * Bits of `fm_ce_se`: wait for earlier reads and atomics (`MLX5_WQE_CTRL_FENCE`).
+ */
+#define MLX5GDA_CTRL_FENCE 128
+
+/**
+ * Bits of `fm_ce_se`: wait for earlier local operations
+ * (`MLX5_WQE_CTRL_INITIATOR_SMALL_FENCE`).
+ */
+#define MLX5GDA_CTRL_SMALL_FENCE 32
+
+/**
  * Bit 31 of a byte count: inline data follows (`MLX5_INLINE_SEG`).
  */
 #define MLX5GDA_INLINE_SEG 2147483648
@@ -30,6 +51,71 @@
  * Bit 0 of `op_own`: the owner bit, which flips on each pass through the ring.
  */
 #define MLX5GDA_CQE_OWNER_MASK 1
+
+/**
+ * Syndrome byte: the message does not fit what was posted locally.
+ */
+#define MLX5GDA_SYNDROME_LOCAL_LENGTH 1
+
+/**
+ * Syndrome byte: the WQE or the state of the queue pair is inconsistent.
+ */
+#define MLX5GDA_SYNDROME_LOCAL_QP_OPERATION 2
+
+/**
+ * Syndrome byte: a local key does not cover the local memory.
+ */
+#define MLX5GDA_SYNDROME_LOCAL_PROTECTION 4
+
+/**
+ * Syndrome byte: flushed: the queue pair was in the error state.
+ */
+#define MLX5GDA_SYNDROME_WR_FLUSH 5
+
+/**
+ * Syndrome byte: a memory window could not be bound.
+ */
+#define MLX5GDA_SYNDROME_MW_BIND 6
+
+/**
+ * Syndrome byte: the responder answered with an unexpected packet.
+ */
+#define MLX5GDA_SYNDROME_BAD_RESPONSE 16
+
+/**
+ * Syndrome byte: the responder's own memory refused access.
+ */
+#define MLX5GDA_SYNDROME_LOCAL_ACCESS 17
+
+/**
+ * Syndrome byte: the responder found the request malformed.
+ */
+#define MLX5GDA_SYNDROME_REMOTE_INVALID_REQUEST 18
+
+/**
+ * Syndrome byte: the remote key, range or permission does not allow the access.
+ */
+#define MLX5GDA_SYNDROME_REMOTE_ACCESS 19
+
+/**
+ * Syndrome byte: the responder could not carry the operation out.
+ */
+#define MLX5GDA_SYNDROME_REMOTE_OPERATION 20
+
+/**
+ * Syndrome byte: no acknowledgement within the retry limit.
+ */
+#define MLX5GDA_SYNDROME_TRANSPORT_RETRY_EXCEEDED 21
+
+/**
+ * Syndrome byte: the responder stayed not ready within the RNR retry limit.
+ */
+#define MLX5GDA_SYNDROME_RNR_RETRY_EXCEEDED 22
+
+/**
+ * Syndrome byte: the responder aborted the operation.
+ */
+#define MLX5GDA_SYNDROME_REMOTE_ABORTED 34
 
 /**
  * Size of a UAR page, in bytes, as the devx UAR calls hand it out.

@@ -13,7 +13,7 @@ mod seg;
 
 pub use atomic::{AtomicOp, AtomicWidth};
 pub use build::Wqe;
-pub use opcode::{CtrlFlags, Opcode};
+pub use opcode::{CTRL_CQ_UPDATE, CTRL_FENCE, CTRL_SMALL_FENCE, CTRL_SOLICITED, CtrlFlags, Opcode};
 pub use parse::{MAX_GATHER, ParsedWqe, Payload, SegList, parse};
 pub use seg::{
     AtomicSeg, CtrlSeg, DataSeg, INLINE_SEG, InlineHeader, MaskedCompareSwap4Seg,

@@ -5,10 +5,10 @@ use core::mem::offset_of;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use mlx5gda_sys::cqe::{Cqe64, CqeOpcode};
+use mlx5gda_sys::cqe::{Cqe64, CqeOpcode, Syndrome};
 use mlx5gda_sys::doorbell::{CqDoorbellRecord, QpDoorbellRecord, UAR_BLUEFLAME};
 use mlx5gda_sys::wqe::{
-    AtomicSeg, CtrlSeg, DataSeg, INLINE_SEG, InlineHeader, MaskedCompareSwap4Seg,
+    AtomicSeg, CtrlFlags, CtrlSeg, DataSeg, INLINE_SEG, InlineHeader, MaskedCompareSwap4Seg,
     MaskedFetchAdd4Seg, MaskedFetchAdd8Seg, Opcode, RaddrSeg, WQEBB_BYTES,
 };
 
@@ -46,6 +46,17 @@ fn facts() -> Vec<(String, usize)> {
         QpDoorbellRecord = mlx5gda_qp_doorbell_record { receive, send }
         CqDoorbellRecord = mlx5gda_cq_doorbell_record { consumer, arm }
     };
+    for (name, value) in [
+        ("CTRL_CQ_UPDATE", CtrlFlags::CQ_UPDATE.bits()),
+        ("CTRL_SOLICITED", CtrlFlags::SOLICITED.bits()),
+        ("CTRL_FENCE", CtrlFlags::FENCE.bits()),
+        ("CTRL_SMALL_FENCE", CtrlFlags::SMALL_FENCE.bits()),
+        ("SYNDROME_WR_FLUSH", Syndrome::WrFlush.code()),
+        ("SYNDROME_REMOTE_ACCESS", Syndrome::RemoteAccess.code()),
+        ("SYNDROME_REMOTE_ABORTED", Syndrome::RemoteAborted.code()),
+    ] {
+        facts.push((format!("MLX5GDA_{name}"), usize::from(value)));
+    }
     facts.extend([
         ("MLX5GDA_WQEBB_BYTES".to_owned(), WQEBB_BYTES),
         ("MLX5GDA_INLINE_SEG".to_owned(), INLINE_SEG as usize),

@@ -33,13 +33,18 @@ static unsigned checks;
 
 static struct nic a, b;
 
-static void posted(struct nic *to, uint8_t opcode, uint32_t imm, int segments)
+static void posted_as(struct nic *to, uint8_t opcode, uint8_t opmod, uint32_t imm, int segments)
 {
 	struct mlx5_wqe_ctrl_seg *ctrl = next_wqe(to);
 
-	mlx5dv_set_ctrl_seg(ctrl, to->sent, opcode, 0, to->qpn, MLX5_WQE_CTRL_CQ_UPDATE,
+	mlx5dv_set_ctrl_seg(ctrl, to->sent, opcode, opmod, to->qpn, MLX5_WQE_CTRL_CQ_UPDATE,
 			    (uint8_t)(1 + segments), 0, htobe32(imm));
 	ring(to, ctrl);
+}
+
+static void posted(struct nic *to, uint8_t opcode, uint32_t imm, int segments)
+{
+	posted_as(to, opcode, 0, imm, segments);
 }
 
 static void *segment(struct nic *of, int index)
@@ -153,6 +158,17 @@ static void data_path(void)
 	word = 1000;
 	CHECK("it swapped", !memcmp(b.data, &word, 8));
 
+	word = 0x00ff00ff;
+	memcpy(b.data, &word, 8);
+	remote(&a, 0, b.mr->rkey);
+	atomic(&a, 0x00010001, 0x80008000);
+	local(&a, 3, 0, 8);
+	posted_as(&a, MLX5_OPCODE_ATOMIC_MASKED_FA, 9, 0, 3);
+	CHECK("a masked fetch-and-add completes", completed(&a, &cqe) == MLX5_CQE_REQ);
+	CHECK("it returns the old value too", !memcmp(a.data, &word, 8));
+	word = 0x01000100;
+	CHECK("it added field by field", !memcmp(b.data, &word, 8));
+
 	remote(&a, 0, b.mr->rkey + 0x100);
 	local(&a, 2, 0, 8);
 	posted(&a, MLX5_OPCODE_RDMA_WRITE, 0, 2);
@@ -161,6 +177,55 @@ static void data_path(void)
 	      ((struct mlx5_err_cqe *)&cqe)->syndrome == MLX5_CQE_SYNDROME_REMOTE_ACCESS_ERR);
 	CHECK("and the queue pair is in Error", qp_state(&a) == 6);
 	CHECK("memory is as it was", !memcmp(b.data, &word, 8));
+}
+
+/* A completion and a refused request, as event channels tell of them. */
+static void events(void)
+{
+	uint64_t room[9];
+	struct mlx5dv_devx_async_event_hdr *event = (struct mlx5dv_devx_async_event_hdr *)room;
+	struct mlx5dv_devx_event_channel *channel;
+	struct mlx5_cqe64 cqe;
+	uint16_t completion = 0, refusals[2] = { 0x10, 0x11 };
+
+	channel = mlx5dv_devx_create_event_channel(
+		a.context, (enum mlx5dv_devx_create_event_channel_flags)0);
+	CHECK("an event channel", channel && channel->fd >= 0);
+	CHECK("a subscription to completions",
+	      !mlx5dv_devx_subscribe_devx_event(channel, a.cq, 2, &completion, 0x1234));
+	CHECK("none to what a completion queue has not",
+	      mlx5dv_devx_subscribe_devx_event(channel, a.cq, 4, refusals, 0));
+	arm_cq(&a);
+	posted(&a, MLX5_OPCODE_NOP, 0, 0);
+	CHECK("an armed queue tells of its completion",
+	      mlx5dv_devx_get_event(channel, event, sizeof(room)) == sizeof(room) &&
+	      event->cookie == 0x1234 && event->out_data[1] == 0 &&
+	      get(event->out_data, 56 * 8, 32) == a.cqn);
+	CHECK("which is there", completed(&a, &cqe) == MLX5_CQE_REQ);
+	CHECK("and only once", !fcntl(channel->fd, F_SETFL, O_NONBLOCK) &&
+	      mlx5dv_devx_get_event(channel, event, sizeof(room)) == -1 &&
+	      errno == EAGAIN);
+	mlx5dv_devx_destroy_event_channel(channel);
+}
+
+/* A write through a memory key that a command made. */
+static void memory_key(void)
+{
+	struct mlx5dv_devx_umem *umem =
+		mlx5dv_devx_umem_reg(b.context, b.data, DATA, IBV_ACCESS_LOCAL_WRITE);
+	struct mlx5dv_devx_obj *obj = NULL;
+	struct mlx5_cqe64 cqe;
+	uint32_t key = umem ? create_mkey(&b, umem, &obj) : 0;
+
+	CHECK("a memory key over a umem", key);
+	fill(&a, 0, 500, 6);
+	remote(&a, 9000, key);
+	local(&a, 2, 0, 500);
+	posted(&a, MLX5_OPCODE_RDMA_WRITE, 0, 2);
+	CHECK("a write through it completes", completed(&a, &cqe) == MLX5_CQE_REQ);
+	CHECK("and arrives", !memcmp(a.data, b.data + 9000, 500));
+	CHECK("its memory stays as long as it does", mlx5dv_devx_umem_dereg(umem) == EBUSY);
+	CHECK("both are freed", !mlx5dv_devx_obj_destroy(obj) && !mlx5dv_devx_umem_dereg(umem));
 }
 
 /* What the inline functions of the headers make of the context. */
@@ -225,6 +290,8 @@ int main(void)
 	CHECK(failed ? failed : "the other end connects", !failed);
 	CHECK("both are ready to send", qp_state(&a) == 3 && qp_state(&b) == 3);
 	control_path();
+	events();
+	memory_key();
 	data_path();
 	failed = close_nic(&a);
 	CHECK(failed ? failed : "the first is taken apart", !failed);

@@ -4,7 +4,7 @@
  */
 enum { LOG = 4, ENTRIES = 1 << LOG, DATA = 1 << 17, CONTROL = 1 << 14 };
 enum { RECEIVES = 0, SENDS = ENTRIES * 32, CQES = 4096, QP_RECORD = 8192, CQ_RECORD = 8256 };
-enum { QPC = 0xc0, CQC = 0x80, PATH = QPC + 0xc0 };
+enum { QPC = 0xc0, CQC = 0x80, MKC = 0x80, PATH = QPC + 0xc0 };
 
 struct nic {
 	struct ibv_context *context;
@@ -149,6 +149,37 @@ static const char *open_nic(struct nic *to, struct ibv_device *device)
 	return failed ? failed : create_qp(to);
 }
 
+/* Has the next completion raise an event. */
+static void arm_cq(struct nic *of)
+{
+	uint32_t word = of->polled & 0xffffff;
+	uint64_t doorbell = htobe64((uint64_t)word << 32 | of->cqn);
+	uint64_t *reg = (uint64_t *)((uint8_t *)of->uar->base_addr + 0x20);
+
+	__atomic_store_n((uint32_t *)(of->control + CQ_RECORD + 4), htobe32(word), __ATOMIC_RELEASE);
+	__atomic_store_n(reg, doorbell, __ATOMIC_RELEASE);
+}
+
+/* A key for the data memory, which appears at its own address; 0 if refused. */
+static uint32_t create_mkey(struct nic *of, struct mlx5dv_devx_umem *umem,
+			    struct mlx5dv_devx_obj **obj)
+{
+	uint8_t in[272] = { 0 }, out[16] = { 0 };
+
+	put(in, 0x0, 16, 0x200);
+	put(in, MKC + 0x12, 1, 1);
+	put(in, MKC + 0x14, 2, 3);
+	put(in, MKC + 0x16, 2, 1);
+	put(in, MKC + 0x20, 24, 0xffffff);
+	put(in, MKC + 0x38, 8, 0x42);
+	put(in, MKC + 0x68, 24, of->pdn);
+	put(in, MKC + 0x80, 64, (uintptr_t)of->data);
+	put(in, MKC + 0xc0, 64, DATA);
+	put(in, 0x320, 32, umem->umem_id);
+	*obj = mlx5dv_devx_obj_create(of->context, in, sizeof(in), out, sizeof(out));
+	return *obj ? get(out, 0x48, 24) << 8 | 0x42 : 0;
+}
+
 static int modify(struct nic *of, uint8_t *in, unsigned opcode)
 {
 	uint8_t out[16] = { 0 };
@@ -190,7 +221,8 @@ static const char *connect_qp(struct nic *of, struct nic *peer)
 	/* Remote read, atomic and write are allowed. */
 	put(rtr, 0x80, 32, 1 << 1 | 1 << 2 | 1 << 3);
 	put(rtr, QPC + 0x490, 3, 7);
-	put(rtr, QPC + 0x48c, 4, 1);
+	/* Atomics of up to 8 bytes, masked ones too. */
+	put(rtr, QPC + 0x48c, 4, 3);
 	put(rtr, QPC + 0x40, 3, of->mtu);
 	put(rtr, QPC + 0x43, 5, 30);
 	put(rtr, QPC + 0xa8, 24, peer->qpn);

@@ -2,6 +2,33 @@
 
 use core::fmt;
 
+/// Syndrome byte: the message does not fit what was posted locally.
+pub const SYNDROME_LOCAL_LENGTH: u8 = 0x01;
+/// Syndrome byte: the WQE or the state of the queue pair is inconsistent.
+pub const SYNDROME_LOCAL_QP_OPERATION: u8 = 0x02;
+/// Syndrome byte: a local key does not cover the local memory.
+pub const SYNDROME_LOCAL_PROTECTION: u8 = 0x04;
+/// Syndrome byte: flushed: the queue pair was in the error state.
+pub const SYNDROME_WR_FLUSH: u8 = 0x05;
+/// Syndrome byte: a memory window could not be bound.
+pub const SYNDROME_MW_BIND: u8 = 0x06;
+/// Syndrome byte: the responder answered with an unexpected packet.
+pub const SYNDROME_BAD_RESPONSE: u8 = 0x10;
+/// Syndrome byte: the responder's own memory refused access.
+pub const SYNDROME_LOCAL_ACCESS: u8 = 0x11;
+/// Syndrome byte: the responder found the request malformed.
+pub const SYNDROME_REMOTE_INVALID_REQUEST: u8 = 0x12;
+/// Syndrome byte: the remote key, range or permission does not allow the access.
+pub const SYNDROME_REMOTE_ACCESS: u8 = 0x13;
+/// Syndrome byte: the responder could not carry the operation out.
+pub const SYNDROME_REMOTE_OPERATION: u8 = 0x14;
+/// Syndrome byte: no acknowledgement within the retry limit.
+pub const SYNDROME_TRANSPORT_RETRY_EXCEEDED: u8 = 0x15;
+/// Syndrome byte: the responder stayed not ready within the RNR retry limit.
+pub const SYNDROME_RNR_RETRY_EXCEEDED: u8 = 0x16;
+/// Syndrome byte: the responder aborted the operation.
+pub const SYNDROME_REMOTE_ABORTED: u8 = 0x22;
+
 /// Why a work request failed (`MLX5_CQE_SYNDROME_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -38,35 +65,63 @@ pub enum Syndrome {
 
 /// Code, value and text of every named syndrome.
 const SYNDROMES: [(u8, Syndrome, &str); 13] = [
-    (0x01, Syndrome::LocalLength, "local length error"),
     (
-        0x02,
+        SYNDROME_LOCAL_LENGTH,
+        Syndrome::LocalLength,
+        "local length error",
+    ),
+    (
+        SYNDROME_LOCAL_QP_OPERATION,
         Syndrome::LocalQpOperation,
         "local queue pair operation error",
     ),
-    (0x04, Syndrome::LocalProtection, "local protection error"),
-    (0x05, Syndrome::WrFlush, "work request flushed"),
-    (0x06, Syndrome::MwBind, "memory window bind error"),
-    (0x10, Syndrome::BadResponse, "bad response"),
-    (0x11, Syndrome::LocalAccess, "local access error"),
     (
-        0x12,
+        SYNDROME_LOCAL_PROTECTION,
+        Syndrome::LocalProtection,
+        "local protection error",
+    ),
+    (SYNDROME_WR_FLUSH, Syndrome::WrFlush, "work request flushed"),
+    (
+        SYNDROME_MW_BIND,
+        Syndrome::MwBind,
+        "memory window bind error",
+    ),
+    (SYNDROME_BAD_RESPONSE, Syndrome::BadResponse, "bad response"),
+    (
+        SYNDROME_LOCAL_ACCESS,
+        Syndrome::LocalAccess,
+        "local access error",
+    ),
+    (
+        SYNDROME_REMOTE_INVALID_REQUEST,
         Syndrome::RemoteInvalidRequest,
         "remote invalid request",
     ),
-    (0x13, Syndrome::RemoteAccess, "remote access error"),
-    (0x14, Syndrome::RemoteOperation, "remote operation error"),
     (
-        0x15,
+        SYNDROME_REMOTE_ACCESS,
+        Syndrome::RemoteAccess,
+        "remote access error",
+    ),
+    (
+        SYNDROME_REMOTE_OPERATION,
+        Syndrome::RemoteOperation,
+        "remote operation error",
+    ),
+    (
+        SYNDROME_TRANSPORT_RETRY_EXCEEDED,
         Syndrome::TransportRetryExceeded,
         "transport retry limit exceeded",
     ),
     (
-        0x16,
+        SYNDROME_RNR_RETRY_EXCEEDED,
         Syndrome::RnrRetryExceeded,
         "receiver-not-ready retry limit exceeded",
     ),
-    (0x22, Syndrome::RemoteAborted, "remote aborted"),
+    (
+        SYNDROME_REMOTE_ABORTED,
+        Syndrome::RemoteAborted,
+        "remote aborted",
+    ),
 ];
 
 impl Syndrome {

@@ -75,6 +75,16 @@ impl Opcode {
     }
 }
 
+/// Bits of `fm_ce_se`: write a completion on success too (`MLX5_WQE_CTRL_CQ_UPDATE`).
+pub const CTRL_CQ_UPDATE: u8 = 8;
+/// Bit of `fm_ce_se`: raise a solicited event at the responder (`MLX5_WQE_CTRL_SOLICITED`).
+pub const CTRL_SOLICITED: u8 = 2;
+/// Bits of `fm_ce_se`: wait for earlier reads and atomics (`MLX5_WQE_CTRL_FENCE`).
+pub const CTRL_FENCE: u8 = 128;
+/// Bits of `fm_ce_se`: wait for earlier local operations
+/// (`MLX5_WQE_CTRL_INITIATOR_SMALL_FENCE`).
+pub const CTRL_SMALL_FENCE: u8 = 32;
+
 /// The `fm_ce_se` byte: fence mode in bits 7:5, completion mode in 3:2, solicited event in 1.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct CtrlFlags(u8);
@@ -83,13 +93,13 @@ impl CtrlFlags {
     /// No fence, a completion only on error.
     pub const NONE: Self = Self(0);
     /// Always write a completion (`MLX5_WQE_CTRL_CQ_UPDATE`).
-    pub const CQ_UPDATE: Self = Self(2 << 2);
+    pub const CQ_UPDATE: Self = Self(CTRL_CQ_UPDATE);
     /// Raise a solicited event at the responder (`MLX5_WQE_CTRL_SOLICITED`).
-    pub const SOLICITED: Self = Self(1 << 1);
+    pub const SOLICITED: Self = Self(CTRL_SOLICITED);
     /// Wait for earlier reads and atomics (`MLX5_WQE_CTRL_FENCE`).
-    pub const FENCE: Self = Self(4 << 5);
+    pub const FENCE: Self = Self(CTRL_FENCE);
     /// Wait for earlier local operations (`MLX5_WQE_CTRL_INITIATOR_SMALL_FENCE`).
-    pub const SMALL_FENCE: Self = Self(1 << 5);
+    pub const SMALL_FENCE: Self = Self(CTRL_SMALL_FENCE);
 
     /// Takes the byte as it is in a WQE.
     #[must_use]

@@ -8,11 +8,12 @@ use cbindgen::{Builder, Config, EnumConfig, ExportConfig, Language, RenameRule, 
 use crate::cargo::root;
 
 /// Files of `mlx5gda-sys` whose constants, structs and enumerations the header holds.
-const SOURCES: [&str; 5] = [
+const SOURCES: [&str; 6] = [
     "wqe.rs",
     "wqe/opcode.rs",
     "wqe/seg.rs",
     "cqe.rs",
+    "cqe/syndrome.rs",
     "doorbell.rs",
 ];
 
@@ -56,6 +57,23 @@ const CONSTANTS: &[&str] = &[
     "UAR_BLUEFLAME",
     "UAR_BLUEFLAME_BYTES",
     "UAR_CQ_DOORBELL",
+    "CTRL_CQ_UPDATE",
+    "CTRL_SOLICITED",
+    "CTRL_FENCE",
+    "CTRL_SMALL_FENCE",
+    "SYNDROME_LOCAL_LENGTH",
+    "SYNDROME_LOCAL_QP_OPERATION",
+    "SYNDROME_LOCAL_PROTECTION",
+    "SYNDROME_WR_FLUSH",
+    "SYNDROME_MW_BIND",
+    "SYNDROME_BAD_RESPONSE",
+    "SYNDROME_LOCAL_ACCESS",
+    "SYNDROME_REMOTE_INVALID_REQUEST",
+    "SYNDROME_REMOTE_ACCESS",
+    "SYNDROME_REMOTE_OPERATION",
+    "SYNDROME_TRANSPORT_RETRY_EXCEEDED",
+    "SYNDROME_RNR_RETRY_EXCEEDED",
+    "SYNDROME_REMOTE_ABORTED",
 ];
 
 /// What means nothing outside of Rust.
