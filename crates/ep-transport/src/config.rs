@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::ids::Rank;
+use crate::secret::Secret;
 use std::time::Duration;
 
 /// How bytes get to a peer.
@@ -46,6 +47,9 @@ pub struct GroupConfig {
     pub initial: Vec<Rank>,
     /// Name of the group at the rendezvous.
     pub group: String,
+    /// A secret that all ranks of the group know: what is published at the rendezvous
+    /// without it, changed or moved is refused. A store over TCP asks for it on its own.
+    pub secret: Option<Secret>,
     /// What all ranks must have in common, as text; a rank with another one is refused.
     pub common: String,
     /// How bytes get to peers.
@@ -90,6 +94,7 @@ impl GroupConfig {
             capacity,
             initial: (0..capacity).map(Rank).collect(),
             group: "ep".into(),
+            secret: None,
             common: String::new(),
             path: Path::Rdma,
             #[cfg(feature = "soft")]

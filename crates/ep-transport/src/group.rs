@@ -11,7 +11,7 @@ use crate::member::agent::{Agent, Connections};
 use crate::member::connection::ConnectionState;
 use crate::member::presence::{Presence, incarnation_key};
 use crate::member::protocol::{Protocol, Setup};
-use crate::member::records::{self, Card};
+use crate::member::records::{Card, Records};
 use crate::member::status::{SharedStatus, Status};
 use crate::region::Region;
 use crate::store::{Rendezvous, Revision, Swap};
@@ -60,6 +60,7 @@ pub struct Group {
     region: Arc<Region>,
     store: Arc<dyn Rendezvous>,
     prefix: String,
+    records: Records,
     card: Card,
     announced: bool,
     presence: Arc<Presence>,
@@ -88,11 +89,12 @@ impl Group {
         config.check()?;
         let me = config.rank;
         let prefix = format!("{}/", config.group);
+        let records = Records::new(&prefix, config.secret.as_ref());
         let common = format!(
             "capacity={} lanes={} ops_per_round={} region={region_bytes} {}",
             config.capacity, config.lanes, config.ops_per_round, config.common
         );
-        let incarnation = take_over(config, &prefix, store.as_ref())?;
+        let incarnation = take_over(config, &prefix, &records, store.as_ref())?;
         let region = Arc::new(Region::shared("ep-buffer", region_bytes)?);
         let links = Arc::new(Links::open(config, &region)?);
         let window = match config.path {
@@ -114,7 +116,7 @@ impl Group {
         let status = Arc::new(SharedStatus::default());
         let presence = Arc::new(Presence::begin(
             (me, incarnation),
-            &prefix,
+            (&prefix, &records),
             config.lease,
             &store,
             &status,
@@ -135,6 +137,7 @@ impl Group {
             region,
             store,
             prefix,
+            records,
             card,
             announced: false,
             presence,
@@ -144,6 +147,7 @@ impl Group {
             me,
             config: common,
             prefix: group.prefix.clone(),
+            records: group.records.clone(),
             ahead: config.admission_lead,
             // Half of the time that the whole attempt has.
             quiesce_limit: config.update_time_out / 2,
@@ -184,7 +188,7 @@ impl Group {
     }
 
     fn publish_card(&self) -> Result<(), Error> {
-        Ok(self.presence.publish(records::encode(&self.card)?)?)
+        self.presence.publish(&self.card)
     }
 
     /// This rank's incarnation.
@@ -279,8 +283,11 @@ impl Group {
     /// The store is away, or `limit` is over.
     pub fn finish(&self, limit: Duration) -> Result<(), Error> {
         let key = format!("{}finished/{}", self.prefix, self.me.0);
-        self.store
-            .put(&key, &records::encode(&self.card.incarnation)?, None)?;
+        self.store.put(
+            &key,
+            &self.records.encode(&key, &self.card.incarnation)?,
+            None,
+        )?;
         let pending = |status: &Status| {
             let pending = status.present.iter();
             names(pending.filter(|life| !status.finished.contains(life)))
@@ -420,6 +427,7 @@ fn serve_window(config: &GroupConfig, region: &Arc<Region>) -> Result<WindowServ
 fn take_over(
     config: &GroupConfig,
     prefix: &str,
+    records: &Records,
     store: &dyn Rendezvous,
 ) -> Result<Incarnation, Error> {
     let rank = config.rank;
@@ -447,12 +455,12 @@ fn take_over(
     let mut held = store.get(&key)?;
     loop {
         let last = match &held {
-            Some(entry) => records::decode::<Incarnation>(&key, &entry.value)?,
+            Some(entry) => records.decode::<Incarnation>(&key, &entry.value)?,
             None => Incarnation(0),
         };
         let next = Incarnation(last.0.saturating_add(1));
         let expected = held.as_ref().map(|entry| entry.revision);
-        match store.compare_and_swap(&key, expected, &records::encode(&next)?)? {
+        match store.compare_and_swap(&key, expected, &records.encode(&key, &next)?)? {
             Swap::Won(_) => return Ok(next),
             // Another process wants the same rank now; each gets a life of its own.
             Swap::Lost(now) => held = now,

@@ -12,6 +12,9 @@ pub mod control;
 mod error;
 mod events;
 pub mod fabric;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 pub mod ids;
 mod links;

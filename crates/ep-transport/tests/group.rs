@@ -5,7 +5,8 @@
 use ep_transport::PeerFault;
 use ep_transport::store::{MemStore, Rendezvous, TcpStore, TcpStoreServer};
 use ep_transport::{
-    Epoch, Error, Fabric, Group, GroupConfig, Half, Incarnation, MemberEvent, Path, Rank, Snapshot,
+    Epoch, Error, Fabric, Group, GroupConfig, Half, Incarnation, MemberEvent, Path, Rank, Secret,
+    Snapshot,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -274,7 +275,44 @@ fn a_peer_that_speaks_another_version_is_named() {
     let error = first.wait_admitted(PATIENCE).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "record card/1/1 has version 9, this side understands 1"
+        "record card/1/1 has version 9, this side understands 2"
+    );
+}
+
+#[test]
+fn what_was_tampered_with_is_refused_by_name() {
+    let secret = |byte| Secret::new(&[byte; 32]).ok();
+    let knows = |rank, byte| GroupConfig {
+        secret: secret(byte),
+        ..config(rank, 2, Path::Window)
+    };
+    let store = MemStore::new();
+    let mut groups: Vec<Group> = (0..2).map(|rank| open(&knows(rank, 1), &store)).collect();
+    for group in &mut groups {
+        group.wait_admitted(PATIENCE).unwrap();
+    }
+    // The card of one, put where another's would be.
+    drop(groups.pop());
+    let card = store.get("ep/card/0/1").unwrap().unwrap();
+    store.put("ep/card/1/7", &card.value, None).unwrap();
+    let mut outcomes = Vec::new();
+    for byte in [1, 2] {
+        let store = MemStore::new();
+        store.put("ep/card/1/7", &card.value, None).unwrap();
+        let mut first = open(&knows(0, byte), &store);
+        outcomes.push(first.wait_admitted(PATIENCE).unwrap_err().to_string());
+    }
+    let refused = "record card/1/7 is not to be trusted: its code does not fit key and contents";
+    assert_eq!(outcomes, [refused, refused]);
+    // A member goes on.
+    run_past(&[&groups[0]], Epoch(50));
+    assert_eq!(groups[0].superseded(), None);
+    store.delete("ep/card/1/7").unwrap();
+    // Who does not know the secret cannot even take a rank.
+    let stranger = Group::open(&config(1, 2, Path::Window), REGION, Arc::new(store));
+    assert_eq!(
+        stranger.unwrap_err().to_string(),
+        "record incarnation/1 is not to be trusted: it carries a code, this side has no secret"
     );
 }
 
@@ -427,6 +465,7 @@ fn a_false_alarm_heals(path: Path) {
     }
 }
 
+#[cfg(feature = "soft")]
 #[test]
 fn a_false_alarm_heals_over_queue_pairs() {
     a_false_alarm_heals(Path::Rdma);

@@ -10,10 +10,12 @@ use anyhow::{Context, Result, ensure};
 use std::process::Command;
 
 /// Packages with fuzz targets, and their targets.
-const TARGETS: [(&str, &str); 3] = [
+const TARGETS: [(&str, &str); 5] = [
     ("crates/memheap/fuzz", "operations"),
     ("crates/soft-hca/fuzz", "packets"),
     ("crates/soft-hca/fuzz", "commands"),
+    ("crates/ep-transport/fuzz", "store_frames"),
+    ("crates/ep-transport/fuzz", "records"),
 ];
 
 /// Has every edge of the control flow counted, where libFuzzer looks for it.

@@ -3,7 +3,7 @@
 use super::presence::Presence;
 use super::protocol::{Action, Event, Protocol};
 use super::records::{
-    self, Card, Decision, Life, Masked, Offers, Proposal, QpOffer, Ready, RecordError,
+    Card, Decision, Life, Masked, Offers, Proposal, QpOffer, Ready, RecordError, Records,
 };
 use super::status::SharedStatus;
 use crate::control::Control;
@@ -34,6 +34,7 @@ pub(crate) struct Agent {
     pub(crate) me: Rank,
     pub(crate) config: String,
     pub(crate) prefix: String,
+    pub(crate) records: Records,
     pub(crate) ahead: u64,
     pub(crate) quiesce_limit: Duration,
     pub(crate) store: Arc<dyn Rendezvous>,
@@ -131,7 +132,7 @@ impl Agent {
         Ok(match (parts.as_slice(), value) {
             (["card", of, life], value) => match (rank(of), life.parse().ok(), value) {
                 (Some(rank), Some(life), Some(value)) if rank.0 < self.control.capacity() => {
-                    let card: Card = records::decode(path, value)?;
+                    let card: Card = self.records.decode(path, value)?;
                     self.check((rank, Incarnation(life)), path, &card)?;
                     self.see((rank, card.incarnation), true);
                     Some(Event::Card(card))
@@ -144,14 +145,14 @@ impl Agent {
             },
             (["masked", of], value) => match (rank(of), value) {
                 (Some(rank), Some(value)) => {
-                    let masked = records::decode::<Masked>(path, value)?;
+                    let masked = self.records.decode::<Masked>(path, value)?;
                     Some(Event::Masked(rank, masked))
                 }
                 _ => None,
             },
             (["finished", of], Some(value)) => {
                 if let Some(rank) = rank(of) {
-                    let incarnation = records::decode(path, value)?;
+                    let incarnation = self.records.decode(path, value)?;
                     self.status
                         .update(|status| status.finished.push((rank, incarnation)));
                 }
@@ -163,7 +164,7 @@ impl Agent {
                     *oldest = n.min(*oldest);
                     Some(Event::Proposal(
                         n,
-                        records::decode::<Proposal>(path, value)?,
+                        self.records.decode::<Proposal>(path, value)?,
                     ))
                 }
                 None => None,
@@ -172,24 +173,29 @@ impl Agent {
                 (Some(n), Some(of)) => Some(Event::Offers(
                     n,
                     of,
-                    records::decode::<Offers>(path, value)?,
+                    self.records.decode::<Offers>(path, value)?,
                 )),
                 _ => None,
             },
-            (["linked", n, of], Some(_)) => match (number(n), rank(of)) {
-                (Some(n), Some(of)) => Some(Event::Linked(n, of)),
+            (["linked", n, of], Some(value)) => match (number(n), rank(of)) {
+                (Some(n), Some(of)) => {
+                    self.records.decode::<()>(path, value)?;
+                    Some(Event::Linked(n, of))
+                }
                 _ => None,
             },
             (["ready", n, of], Some(value)) => match (number(n), rank(of)) {
-                (Some(n), Some(of)) => {
-                    Some(Event::Ready(n, of, records::decode::<Ready>(path, value)?))
-                }
+                (Some(n), Some(of)) => Some(Event::Ready(
+                    n,
+                    of,
+                    self.records.decode::<Ready>(path, value)?,
+                )),
                 _ => None,
             },
             (["decision", n], Some(value)) => match number(n) {
                 Some(n) => Some(Event::Decision(
                     n,
-                    records::decode::<Decision>(path, value)?,
+                    self.records.decode::<Decision>(path, value)?,
                 )),
                 None => None,
             },
@@ -253,7 +259,7 @@ impl Agent {
         record: &T,
         call: impl Fn(&[u8]) -> Result<D, StoreError>,
     ) -> Option<D> {
-        match records::encode(record) {
+        match self.records.encode(key, record) {
             Ok(bytes) => self.persist(|| call(&bytes)),
             Err(error) => {
                 tracing::error!(rank = self.me.0, key, error = %Chain(&error), "cannot be encoded");

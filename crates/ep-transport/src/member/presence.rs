@@ -1,6 +1,6 @@
 //! This rank's sign of life at the rendezvous: a lease, and the card that hangs on it.
 
-use super::records;
+use super::records::{Card, Records};
 use super::status::SharedStatus;
 use crate::error::{Chain, Error};
 use crate::events::{MemberEvent, monotonic_us};
@@ -22,6 +22,7 @@ pub(crate) struct Presence {
     me: Rank,
     incarnation: Incarnation,
     prefix: String,
+    records: Records,
     ttl: Duration,
     store: Arc<dyn Rendezvous>,
     status: Arc<SharedStatus>,
@@ -42,7 +43,7 @@ pub(crate) fn incarnation_key(prefix: &str, rank: Rank) -> String {
 impl Presence {
     pub(crate) fn begin(
         (me, incarnation): (Rank, Incarnation),
-        prefix: &str,
+        (prefix, records): (&str, &Records),
         ttl: Duration,
         store: &Arc<dyn Rendezvous>,
         status: &Arc<SharedStatus>,
@@ -53,6 +54,7 @@ impl Presence {
             me,
             incarnation,
             prefix: prefix.to_owned(),
+            records: records.clone(),
             ttl,
             store: Arc::clone(store),
             status: Arc::clone(status),
@@ -76,8 +78,9 @@ impl Presence {
     }
 
     /// Publishes this life's card, now and whenever the lease has to be taken anew.
-    pub(crate) fn publish(&self, card: Vec<u8>) -> Result<(), StoreError> {
+    pub(crate) fn publish(&self, card: &Card) -> Result<(), Error> {
         let key = card_key(&self.prefix, self.me, self.incarnation);
+        let card = self.records.encode(&key, card)?;
         let mut held = self.lock();
         self.store.put(&key, &card, Some(held.lease))?;
         held.card = Some(card);
@@ -101,7 +104,7 @@ impl Presence {
     fn regain(&self) -> Result<(), Error> {
         let key = incarnation_key(&self.prefix, self.me);
         if let Some(entry) = self.store.get(&key)? {
-            let newest: Incarnation = records::decode(&key, &entry.value)?;
+            let newest: Incarnation = self.records.decode(&key, &entry.value)?;
             if newest > self.incarnation {
                 self.superseded(newest);
                 return Ok(());

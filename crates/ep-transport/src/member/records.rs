@@ -1,14 +1,20 @@
 //! What ranks publish at the rendezvous.
 //!
-//! Every record starts with a version. A record from a peer is hostile until it
-//! was parsed and checked.
+//! Every record starts with a version, and with a secret it carries a code over the
+//! key and the contents. A record from a peer is hostile until it was parsed and
+//! checked.
 
 use crate::ids::{Epoch, Incarnation, Rank};
+use crate::secret::{Secret, TAG};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Version of the records. Ranks of different versions do not form a group.
-pub const RECORD_VERSION: u16 = 1;
+pub const RECORD_VERSION: u16 = 2;
+
+/// What follows the version: the contents, or a code and then the contents.
+const PLAIN: u8 = 0;
+const CODED: u8 = 1;
 
 /// Why a record was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,37 +40,109 @@ pub enum RecordError {
         /// What is wrong.
         what: String,
     },
+    /// The record was changed, moved, or written without the secret.
+    #[error("record {key} is not to be trusted: {why}")]
+    Unauthenticated {
+        /// Where it was found.
+        key: String,
+        /// What is wrong.
+        why: &'static str,
+    },
 }
 
-pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, RecordError> {
-    let mut bytes = RECORD_VERSION.to_le_bytes().to_vec();
-    let body = postcard::to_stdvec(record).map_err(|error| RecordError::Malformed {
-        key: String::from("to be published"),
-        bytes: 0,
-        what: error.to_string(),
-    })?;
-    bytes.extend_from_slice(&body);
-    Ok(bytes)
+/// Writes and reads the records of one group.
+#[derive(Clone, Debug)]
+pub(crate) struct Records {
+    prefix: String,
+    secret: Option<Secret>,
 }
 
-pub(crate) fn decode<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, RecordError> {
-    let malformed = |what: String| RecordError::Malformed {
-        key: key.to_owned(),
-        bytes: bytes.len(),
-        what,
-    };
-    let (version, body) = bytes
-        .split_first_chunk::<2>()
-        .ok_or_else(|| malformed("no version".into()))?;
-    let theirs = u16::from_le_bytes(*version);
-    if theirs != RECORD_VERSION {
-        return Err(RecordError::Version {
-            key: key.to_owned(),
-            theirs,
-            ours: RECORD_VERSION,
-        });
+impl Records {
+    /// For the group whose keys begin with `prefix`.
+    pub(crate) fn new(prefix: &str, secret: Option<&Secret>) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            // No use for another group.
+            secret: secret.map(|secret| secret.derive("records", &[prefix.as_bytes()])),
+        }
     }
-    postcard::from_bytes(body).map_err(|error| malformed(error.to_string()))
+
+    /// What comes after the prefix: names the record within the group.
+    fn path<'a>(&self, key: &'a str) -> &'a str {
+        key.strip_prefix(&self.prefix).unwrap_or(key)
+    }
+
+    pub(crate) fn encode<T: Serialize>(
+        &self,
+        key: &str,
+        record: &T,
+    ) -> Result<Vec<u8>, RecordError> {
+        let path = self.path(key);
+        let body = postcard::to_stdvec(record).map_err(|error| RecordError::Malformed {
+            key: path.to_owned(),
+            bytes: 0,
+            what: error.to_string(),
+        })?;
+        let mut bytes = RECORD_VERSION.to_le_bytes().to_vec();
+        match &self.secret {
+            None => bytes.push(PLAIN),
+            Some(secret) => {
+                bytes.push(CODED);
+                bytes.extend_from_slice(&secret.tag("record", &[path.as_bytes(), &body]));
+            }
+        }
+        bytes.extend_from_slice(&body);
+        Ok(bytes)
+    }
+
+    pub(crate) fn decode<T: DeserializeOwned>(
+        &self,
+        key: &str,
+        bytes: &[u8],
+    ) -> Result<T, RecordError> {
+        let path = self.path(key);
+        let malformed = |what: String| RecordError::Malformed {
+            key: path.to_owned(),
+            bytes: bytes.len(),
+            what,
+        };
+        let (version, rest) = bytes
+            .split_first_chunk::<2>()
+            .ok_or_else(|| malformed("no version".into()))?;
+        let theirs = u16::from_le_bytes(*version);
+        if theirs != RECORD_VERSION {
+            return Err(RecordError::Version {
+                key: path.to_owned(),
+                theirs,
+                ours: RECORD_VERSION,
+            });
+        }
+        let body = self.authentic(path, rest)?;
+        postcard::from_bytes(body).map_err(|error| malformed(error.to_string()))
+    }
+
+    /// The contents, if they are what a rank of this group has put there.
+    fn authentic<'a>(&self, path: &str, rest: &'a [u8]) -> Result<&'a [u8], RecordError> {
+        let refuse = |why| RecordError::Unauthenticated {
+            key: path.to_owned(),
+            why,
+        };
+        match (&self.secret, rest) {
+            (None, [PLAIN, body @ ..]) => Ok(body),
+            (None, _) => Err(refuse("it carries a code, this side has no secret")),
+            (Some(secret), [CODED, coded @ ..]) => {
+                let (code, body) = coded
+                    .split_first_chunk::<TAG>()
+                    .ok_or_else(|| refuse("its code is cut off"))?;
+                if secret.verify("record", &[path.as_bytes(), body], code) {
+                    Ok(body)
+                } else {
+                    Err(refuse("its code does not fit key and contents"))
+                }
+            }
+            (Some(_), _) => Err(refuse("it carries no code, this side has a secret")),
+        }
+    }
 }
 
 /// Where a port can be reached.
@@ -190,38 +268,133 @@ pub(crate) enum Decision {
     },
 }
 
+/// For the fuzz targets.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing {
+    use super::*;
+
+    /// Reads any bytes as records, plain ones and ones with a code that fits. What can
+    /// be read comes out the same when it is written and read again.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn records(bytes: &[u8]) {
+        let secret = Secret::new(&[1; 16]).ok();
+        for records in [
+            Records::new("ep/", None),
+            Records::new("ep/", secret.as_ref()),
+        ] {
+            let mut record = RECORD_VERSION.to_le_bytes().to_vec();
+            match &records.secret {
+                None => record.push(PLAIN),
+                Some(secret) => {
+                    record.push(CODED);
+                    record.extend_from_slice(&secret.tag("record", &[b"k", bytes]));
+                }
+            }
+            record.extend_from_slice(bytes);
+            again::<Card>(&records, &record);
+            again::<Proposal>(&records, &record);
+            again::<Offers>(&records, &record);
+            again::<Ready>(&records, &record);
+            again::<Decision>(&records, &record);
+            again::<Masked>(&records, &record);
+            again::<Incarnation>(&records, &record);
+            // As they come, with whatever stands for a version and a code.
+            again::<Card>(&records, bytes);
+        }
+    }
+
+    fn again<T>(records: &Records, bytes: &[u8])
+    where
+        T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug,
+    {
+        if let Ok(record) = records.decode::<T>("k", bytes) {
+            let written = records.encode("ep/k", &record);
+            let read = written.and_then(|bytes| records.decode::<T>("k", &bytes));
+            assert_eq!(read, Ok(record));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn records_of_another_version_and_garbage_are_refused() {
-        let ready = Ready {
+    fn plain() -> Records {
+        Records::new("ep/", None)
+    }
+
+    fn coded(byte: u8) -> Records {
+        Records::new("ep/", Some(&Secret::new(&[byte; 16]).unwrap()))
+    }
+
+    fn ready() -> Ready {
+        Ready {
             limit: Epoch(77),
             masked: Vec::new(),
-        };
-        let mut bytes = encode(&ready).unwrap();
-        assert_eq!(decode::<Ready>("ready", &bytes), Ok(ready));
+        }
+    }
+
+    #[test]
+    fn records_of_another_version_and_garbage_are_refused() {
+        let records = plain();
+        let mut bytes = records.encode("ep/ready/3", &ready()).unwrap();
+        assert_eq!(records.decode::<Ready>("ready/3", &bytes), Ok(ready()));
         bytes[0] = 9;
-        let error = decode::<Ready>("ready/3", &bytes).unwrap_err();
+        let error = records.decode::<Ready>("ep/ready/3", &bytes).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "record ready/3 has version 9, this side understands 1"
+            "record ready/3 has version 9, this side understands 2"
         );
-        for bad in [&b""[..], b"\x01", b"\x01\x00", b"\x01\x00\xff\xff"] {
-            assert!(decode::<Card>("card/1", bad).is_err());
+        for bad in [&b""[..], b"\x02", b"\x02\x00", b"\x02\x00\x00\xff\xff"] {
+            assert!(records.decode::<Card>("card/1", bad).is_err());
+        }
+    }
+
+    #[test]
+    fn a_record_that_was_changed_or_moved_is_refused_by_name() {
+        let records = coded(1);
+        let bytes = records.encode("ep/ready/3", &ready()).unwrap();
+        assert_eq!(records.decode::<Ready>("ready/3", &bytes), Ok(ready()));
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 4;
+            assert!(
+                records.decode::<Ready>("ready/3", &changed).is_err(),
+                "{at}"
+            );
+        }
+        let moved = records.decode::<Ready>("ready/4", &bytes).unwrap_err();
+        assert_eq!(
+            moved.to_string(),
+            "record ready/4 is not to be trusted: its code does not fit key and contents"
+        );
+        assert!(coded(2).decode::<Ready>("ready/3", &bytes).is_err());
+        let other = Records::new("other/", Some(&Secret::new(&[1; 16]).unwrap()));
+        assert!(other.decode::<Ready>("ready/3", &bytes).is_err());
+        for (reader, writer, why) in [
+            (
+                plain(),
+                coded(1),
+                "it carries a code, this side has no secret",
+            ),
+            (
+                coded(1),
+                plain(),
+                "it carries no code, this side has a secret",
+            ),
+        ] {
+            let bytes = writer.encode("ready/3", &ready()).unwrap();
+            let error = reader.decode::<Ready>("ready/3", &bytes).unwrap_err();
+            assert!(error.to_string().ends_with(why), "{error}");
         }
     }
 
     proptest::proptest! {
         #[test]
-        fn no_bytes_make_the_parser_panic(bytes: Vec<u8>) {
-            let mut versioned = RECORD_VERSION.to_le_bytes().to_vec();
-            versioned.extend_from_slice(&bytes);
-            let _ = decode::<Card>("k", &versioned);
-            let _ = decode::<Proposal>("k", &versioned);
-            let _ = decode::<Offers>("k", &versioned);
-            let _ = decode::<Decision>("k", &versioned);
+        fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
+            crate::fuzzing::records(&bytes);
         }
     }
 }

@@ -28,6 +28,8 @@ pub use etcd::EtcdStore;
 pub use mem::MemStore;
 pub use server::TcpStoreServer;
 pub use wire::PROTOCOL_VERSION;
+#[cfg(any(test, fuzzing))]
+pub(crate) use wire::fuzzing;
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
