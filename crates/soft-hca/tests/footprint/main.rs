@@ -64,9 +64,8 @@ fn idle_queue_pairs_cost_next_to_nothing() {
     assert!(percent < 5.0, "{percent} %");
 }
 
-/// Resets one end of a connection `times` times, connects it again, and every
-/// hundredth time writes something; the growth of memory in the last nine
-/// tenths.
+/// Resets one end of a connection `times` times, connects it again, and now and
+/// then writes something; the growth of memory in the last nine tenths.
 fn resets(times: u32) -> usize {
     let mut pair = Pair::new(Mtu::Bytes1024, 4, true);
     let mut before = 0;
@@ -83,13 +82,13 @@ fn resets(times: u32) -> usize {
             qp_b,
         } = &mut pair;
         let psn = round & 0x00ff_ffff;
-        if round % 100 == 0 {
+        if round % 10_000 == 0 {
             b.reset(qp_b);
             b.connect(qp_b, 7, &a.end(qp_a, psn, Mtu::Bytes1024));
         }
         a.reset(qp_a);
         a.connect(qp_a, psn, &b.end(qp_b, 7, Mtu::Bytes1024));
-        if round % 100 == 0 {
+        if round % 10_000 == 0 {
             a.forget(cq_a);
             let to = Remote {
                 addr: b.address(),
