@@ -9,6 +9,7 @@
 
 #[path = "../store/conformance.rs"]
 mod conformance;
+mod group;
 mod server;
 
 use ep_transport::store::{EtcdStore, Rendezvous, Revision, StoreError, Swap};
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
     if skip {
         eprintln!("skipped: no etcd here (Debian: etcd-server)");
     }
-    let tests: [(&str, fn()); 6] = [
+    let tests: [(&str, fn()); 7] = [
         ("the_store_on_etcd_conforms", conforms),
         ("etcd_may_be_away_for_a_while", away),
         ("an_etcd_that_hangs_holds_nobody_up", hangs),
@@ -36,6 +37,10 @@ fn main() -> ExitCode {
         (
             "an_etcd_that_lost_its_data_is_not_taken_for_the_old_one",
             lost,
+        ),
+        (
+            "rank_0_dies_while_etcd_is_away_and_comes_back",
+            group::rank_0_dies,
         ),
     ];
     let trials = tests.map(|(name, test)| {
