@@ -26,7 +26,7 @@ use members::Watch;
 use moe::events::Event;
 use moe::layer;
 use moe::workload::Workload;
-use orders::{Order, Orders};
+use orders::Orders;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
@@ -102,12 +102,7 @@ fn rank(args: &Args) -> anyhow::Result<()> {
         &mut emit,
         &mut |group, emit| {
             watch.poll(group, emit);
-            let orders = orders.iter().flat_map(Orders::given);
-            for order in orders {
-                match order {
-                    Order::Leave => told_to_leave = true,
-                }
-            }
+            told_to_leave |= orders.as_ref().is_some_and(Orders::to_leave);
             if told_to_leave || group.superseded().is_some() {
                 ControlFlow::Break(())
             } else {

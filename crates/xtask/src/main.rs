@@ -7,6 +7,7 @@
 
 mod c_client;
 mod cargo;
+mod chaos;
 mod codegen;
 mod deadline;
 mod demo;
@@ -28,6 +29,8 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Developer commands", version)]
 enum Verb {
+    /// Kill, freeze and cut off processes at random while they run an MoE layer.
+    Chaos(chaos::Args),
     /// Run an MoE layer on several processes, kill one, take a new one in.
     Demo(Box<demo::Args>),
     /// Format, lints, tests, docs, packaging: everything that must hold.
@@ -65,6 +68,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     let outcome = match Verb::parse() {
+        Verb::Chaos(args) => chaos::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Bindgen { check } => codegen::run(codegen::Output::Bindings, check),

@@ -2,7 +2,7 @@
 
 use crate::cargo::{cargo, root};
 use crate::codegen::{self, Output};
-use crate::{c_client, features, fuzz, msrv, pcap_check, prm_check};
+use crate::{c_client, chaos, features, fuzz, msrv, pcap_check, prm_check};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -53,7 +53,7 @@ enum Outcome {
 type Found = (Outcome, Counts);
 type Part = (&'static str, fn() -> Result<Found>);
 
-const PARTS: [Part; 15] = [
+const PARTS: [Part; 16] = [
     ("format", format),
     ("clippy", clippy),
     ("tests", tests),
@@ -68,6 +68,7 @@ const PARTS: [Part; 15] = [
     ("header", header),
     ("prm", prm),
     ("pcap", pcap),
+    ("chaos", chaos),
     ("msrv", minimum_rust),
 ];
 
@@ -250,6 +251,16 @@ fn pcap() -> Result<Found> {
         Some(why) => Outcome::Skipped(why),
         None if pcap_check::run(&pcap_check::Args::default())? => Outcome::Passed,
         None => Outcome::Failed("packets differ".to_owned()),
+    };
+    Ok((outcome, Counts::default()))
+}
+
+/// Processes killed, frozen and cut off at random; a short run.
+fn chaos() -> Result<Found> {
+    let outcome = if chaos::run(&chaos::Args::short())? {
+        Outcome::Passed
+    } else {
+        Outcome::Failed("see above".to_owned())
     };
     Ok((outcome, Counts::default()))
 }

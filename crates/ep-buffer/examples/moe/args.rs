@@ -73,6 +73,9 @@ pub(crate) struct Args {
     /// How long to wait for a rank that gives no sign of life.
     #[arg(long, default_value_t = 1000)]
     pub(crate) time_out_ms: u64,
+    /// How long the store waits for a sign of life of this rank.
+    #[arg(long, default_value_t = 5000)]
+    pub(crate) lease_ms: u64,
     /// Take orders from standard input, one a line, see the module `orders`; end when
     /// one of them is `leave` or there are no more of them.
     #[arg(long)]
@@ -144,6 +147,7 @@ impl Args {
         group.lanes = self.lanes;
         group.ops_per_round = config.ops_per_round().into();
         group.update_time_out = UPDATE_TIME_OUT;
+        group.lease = Duration::from_millis(self.lease_ms);
         Ok(group)
     }
 }

@@ -24,6 +24,7 @@ pub(crate) enum Event {
     },
     /// A rank counts from an epoch on: a peer, or this rank itself.
     Admitted {
+        attempt: u64,
         rank: u32,
         incarnation: u32,
         epoch: u64,
@@ -46,7 +47,12 @@ pub(crate) enum Event {
         connect_us: u64,
     },
     /// An attempt to admit a rank was given up.
-    UpdateDropped { by: u32, why: String, at_us: u64 },
+    UpdateDropped {
+        attempt: u64,
+        by: u32,
+        why: String,
+        at_us: u64,
+    },
     /// Another process has taken this rank.
     Superseded { incarnation: u32, at_us: u64 },
     /// All steps are done.

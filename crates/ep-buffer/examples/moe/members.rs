@@ -94,6 +94,7 @@ impl Watch {
                     let changed: Vec<Rank> = ranks.iter().map(|(rank, _)| *rank).collect();
                     for (rank, incarnation) in ranks {
                         emit(Event::Admitted {
+                            attempt,
                             rank: rank.0,
                             incarnation: incarnation.0,
                             epoch: from.0,
@@ -102,6 +103,7 @@ impl Watch {
                     }
                     if own {
                         emit(Event::Admitted {
+                            attempt,
                             rank: ep_transport::Fabric::rank(group).0,
                             incarnation: group.incarnation().0,
                             epoch: from.0,
@@ -121,6 +123,7 @@ impl Watch {
                 } => {
                     self.attempts.remove(&attempt);
                     emit(Event::UpdateDropped {
+                        attempt,
                         by: by.0,
                         why,
                         at_us,

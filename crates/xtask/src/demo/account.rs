@@ -155,7 +155,7 @@ fn dropped_attempts(record: &Record) -> Vec<String> {
     let heard = record.lives.iter().flat_map(|life| &life.heard);
     let told: BTreeSet<String> = heard
         .filter_map(|(_, event)| match event {
-            Event::UpdateDropped { by, why } => Some(format!("by rank {by}: {why}")),
+            Event::UpdateDropped { by, why, .. } => Some(format!("by rank {by}: {why}")),
             _ => None,
         })
         .collect();

@@ -76,6 +76,7 @@ fn survivor(rank: u32) -> Life {
                 };
                 life.heard.push((11_000, Event::Update(update)));
                 let admitted = Event::Admitted {
+                    attempt: 1,
                     rank: VICTIM,
                     epoch: 2 * BACK_AT,
                     at_us: 11_100,
@@ -348,8 +349,14 @@ fn a_dropped_attempt_is_told_once_and_no_fault() {
     let mut record = record();
     for life in &mut record.lives[..2] {
         let why = "rank 1 could not connect".to_owned();
-        life.heard
-            .push((9_000, Event::UpdateDropped { by: 1, why }));
+        life.heard.push((
+            9_000,
+            Event::UpdateDropped {
+                attempt: 1,
+                by: 1,
+                why,
+            },
+        ));
     }
     let account = account(&plan(), &record);
     assert!(account.verified);

@@ -5,6 +5,7 @@
 //! the example may say more than the demo needs.
 
 use serde::Deserialize;
+use std::collections::BTreeSet;
 
 /// One line of a rank's process.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -22,11 +23,24 @@ pub(crate) enum Event {
         at_us: u64,
     },
     /// A peer, or this process itself, counts from `epoch` on.
-    Admitted { rank: u32, epoch: u64, at_us: u64 },
+    Admitted {
+        #[serde(default)]
+        attempt: u64,
+        rank: u32,
+        epoch: u64,
+        at_us: u64,
+    },
     /// A peer's connections were made anew, in place.
     Update(Update),
     /// An attempt to take a rank in was given up; it is made again.
-    UpdateDropped { by: u32, why: String },
+    UpdateDropped {
+        #[serde(default)]
+        attempt: u64,
+        by: u32,
+        why: String,
+    },
+    /// Another process has taken this rank.
+    Superseded {},
     /// The process has done all its steps.
     Summary {
         /// Objects of the software NIC that were left behind at the end.
@@ -60,6 +74,13 @@ pub(crate) struct Step {
     pub(crate) missing_expected: u64,
     /// Ranks whose contributions are in.
     pub(crate) answered: Vec<u32>,
+}
+
+impl Step {
+    /// Whose contributions are in.
+    pub(crate) fn ranks(&self) -> BTreeSet<u32> {
+        self.answered.iter().copied().collect()
+    }
 }
 
 /// What taking a peer's new process in cost a survivor.

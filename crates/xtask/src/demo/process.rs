@@ -1,10 +1,12 @@
 //! The processes of one run: started, heard, killed, and never left behind.
 
-use super::events::Event;
+use super::events::{Event, Step};
 use super::record::{Death, Life, Record};
 use crate::supervised;
 use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -176,7 +178,7 @@ impl<'a> Processes<'a> {
             status = child.try_wait();
         }
         let status = match status {
-            Ok(Some(status)) if status.success() || life.killed.is_some() => return,
+            Ok(Some(status)) if status.success() || life.killed.is_some() || life.ousted => return,
             Ok(Some(status)) => status.to_string(),
             Ok(None) => {
                 kill_and_wait(&mut child);
@@ -213,6 +215,28 @@ impl<'a> Processes<'a> {
         let index = self.record.lives.iter().rposition(|l| l.rank == rank)?;
         let lives = self.children.get(index)?.is_some();
         (lives && self.record.lives.get(index)?.killed.is_none()).then_some(index)
+    }
+
+    /// The last steps of the processes that are `ranks` now, if all have done one and
+    /// it is `right`.
+    pub(crate) fn last_steps<'r>(
+        &self,
+        ranks: impl IntoIterator<Item = &'r u32>,
+        right: impl Fn(&Step) -> bool,
+    ) -> Option<BTreeSet<u64>> {
+        let last = ranks.into_iter().map(|rank| {
+            let life = self.record.lives.get(self.current(*rank)?)?;
+            let step = life.steps().next_back()?;
+            right(step).then_some(step.step)
+        });
+        last.collect()
+    }
+
+    /// Sends a signal to a process.
+    pub(crate) fn signal(&self, index: usize, signal: Signal) -> Result<()> {
+        let child = self.children.get(index).and_then(Option::as_ref);
+        let child = child.context("the process to be signalled has ended")?;
+        kill_process(Pid::from_child(child), signal).context("cannot send a signal")
     }
 
     /// Kills everything that is left.

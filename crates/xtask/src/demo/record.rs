@@ -20,6 +20,8 @@ pub(crate) struct Life {
     pub(crate) replaces: Option<usize>,
     /// When SIGKILL was sent, and for which of the plan's kills.
     pub(crate) killed: Option<Death>,
+    /// Whether another process was started to take its rank from it while it lived.
+    pub(crate) ousted: bool,
     /// What it said, with the time at which it was heard.
     pub(crate) heard: Vec<(u64, Event)>,
 }
@@ -37,6 +39,7 @@ impl Life {
             spawned_us,
             replaces,
             killed: None,
+            ousted: false,
             heard: Vec::new(),
         }
     }
@@ -117,9 +120,9 @@ impl Life {
     /// admission that this process reported after `since_us`.
     pub(crate) fn admitted(&self, peer: u32, since_us: u64) -> Option<(u64, u64)> {
         self.heard.iter().find_map(|(_, event)| match event {
-            Event::Admitted { rank, epoch, at_us } if *rank == peer && *at_us >= since_us => {
-                Some((*epoch, *at_us))
-            }
+            Event::Admitted {
+                rank, epoch, at_us, ..
+            } if *rank == peer && *at_us >= since_us => Some((*epoch, *at_us)),
             _ => None,
         })
     }

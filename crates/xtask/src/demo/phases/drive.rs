@@ -113,25 +113,6 @@ impl Drive<'_> {
         }
     }
 
-    /// The last steps of the living processes of `ranks`, if all have done one and
-    /// what it says of who answered is right.
-    fn last_steps(
-        &self,
-        ranks: &BTreeSet<u32>,
-        right: impl Fn(&BTreeSet<u32>) -> bool,
-    ) -> Option<BTreeSet<u64>> {
-        let last = ranks.iter().map(|rank| {
-            let life = self
-                .processes
-                .record
-                .lives
-                .get(self.processes.current(*rank)?)?;
-            let step = life.steps().next_back()?;
-            right(&step.answered.iter().copied().collect()).then_some(step.step)
-        });
-        last.collect()
-    }
-
     fn advance(&mut self) -> Result<()> {
         let Some(phase) = self.script.phases.get(self.number) else {
             return Ok(());
@@ -139,7 +120,8 @@ impl Drive<'_> {
         match self.stage {
             Stage::Gathering => {
                 if self
-                    .last_steps(&phase.ranks, |a| a.is_superset(&phase.ranks))
+                    .processes
+                    .last_steps(&phase.ranks, |s| s.ranks().is_superset(&phase.ranks))
                     .is_some()
                 {
                     let leavers = self.script.leavers(self.number);
@@ -150,7 +132,9 @@ impl Drive<'_> {
             Stage::Parting => {
                 let leavers = self.script.leavers(self.number);
                 let gone = leavers.iter().all(|r| self.processes.current(*r).is_none());
-                let steps = self.last_steps(&phase.ranks, |a| *a == phase.ranks);
+                let steps = self
+                    .processes
+                    .last_steps(&phase.ranks, |s| s.ranks() == phase.ranks);
                 if let Some(last) = steps.as_ref().and_then(BTreeSet::last).filter(|_| gone) {
                     self.spans.push(Span {
                         begin: last + 1,
@@ -163,7 +147,9 @@ impl Drive<'_> {
                 let begin = self.spans.last().map_or(0, |span| span.begin);
                 let alive = self.kill(begin)?;
                 let survivors = phase.survivors();
-                let steps = self.last_steps(&survivors, |a| *a == survivors);
+                let steps = self
+                    .processes
+                    .last_steps(&survivors, |s| s.ranks() == survivors);
                 let end = begin + self.script.layer.steps;
                 let first = steps.as_ref().and_then(BTreeSet::first);
                 if !alive && first.is_some_and(|step| step + 1 >= end) {

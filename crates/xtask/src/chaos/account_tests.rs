@@ -1,0 +1,208 @@
+//! The account of made-up runs.
+
+use super::account::{Account, account};
+use super::actions::Harm;
+use super::drive::Run;
+use crate::demo::events::{Event, Step, Update};
+use crate::demo::record::{Death, Life, Record};
+use std::ops::Range;
+
+const PERIOD: u64 = 10_000;
+
+fn life(rank: u32, steps: Range<u64>, answered: impl Fn(u64) -> Vec<u32>) -> Life {
+    let mut life = Life::new(rank, 0, None);
+    for number in steps {
+        let begin_us = number * PERIOD;
+        let step = Step {
+            step: number,
+            epoch: 2 * number,
+            begin_us,
+            end_us: begin_us + 6_000,
+            verified: true,
+            problem: None,
+            rel_err: 0.001,
+            missing: 0,
+            missing_expected: 0,
+            answered: answered(number),
+        };
+        life.heard.push((begin_us + 6_100, Event::Step(step)));
+    }
+    life
+}
+
+/// Three ranks; 2 is killed in step 40, and a new process of it does steps from 70 on.
+fn run() -> Run {
+    let present = |step: u64| {
+        if (40..70).contains(&step) {
+            vec![0, 1]
+        } else {
+            vec![0, 1, 2]
+        }
+    };
+    let mut lives = vec![
+        life(0, 0..100, present),
+        life(1, 0..100, present),
+        life(2, 0..40, present),
+        life(2, 70..100, present),
+    ];
+    let killed_us = 40 * PERIOD + 100;
+    lives[2].killed = Some(Death {
+        kill: 0,
+        at_us: killed_us,
+    });
+    lives[3].spawned_us = 45 * PERIOD;
+    lives[3].heard.insert(0, (60 * PERIOD, Event::Ready {}));
+    for life in [0, 1, 3] {
+        let leaked_objects = Some(0);
+        let summary = Event::Summary { leaked_objects };
+        lives[life].heard.push((101 * PERIOD, summary));
+    }
+    let admitted = Event::Admitted {
+        attempt: 3,
+        rank: 2,
+        epoch: 140,
+        at_us: 65 * PERIOD,
+    };
+    let update = Update {
+        peer: 2,
+        attempts: 1,
+        commands: 8,
+        qps_touched: 2,
+        healthy_qps_touched: 0,
+        addresses_changed: 0,
+        connect_us: 2_000,
+    };
+    for life in &mut lives[..2] {
+        life.heard.push((65 * PERIOD, admitted.clone()));
+        life.heard
+            .push((65 * PERIOD, Event::Update(update.clone())));
+    }
+    Run {
+        record: Record {
+            lives,
+            problems: Vec::new(),
+        },
+        harms: vec![(Harm::Kill { back_ms: 50 }, 2, killed_us, killed_us)],
+        quiet: (PERIOD, 30 * PERIOD),
+        hangs: Vec::new(),
+    }
+}
+
+/// The account after `change` was made to one step of a life.
+fn with_step(life: usize, number: u64, change: impl Fn(&mut Step)) -> Account {
+    let mut run = run();
+    for (_, event) in &mut run.record.lives[life].heard {
+        if let Event::Step(step) = event
+            && step.step == number
+        {
+            change(step);
+        }
+    }
+    account(3, 1, &run)
+}
+
+fn refused(account: &Account, problem: &str) {
+    assert!(!account.good, "accepted, {problem}");
+    let found = account.problems.iter().any(|p| p.contains(problem));
+    assert!(found, "{problem}: {:?}", account.problems);
+}
+
+#[test]
+fn a_good_run_is_counted_and_measured() {
+    let account = account(3, 1, &run());
+    assert_eq!(account.problems, Vec::<String>::new());
+    assert!(account.good);
+    assert_eq!((account.steps, account.verified_steps), (270, 270));
+    assert_eq!((account.kills, account.freezes), (1, 0));
+    assert_eq!((account.updates_committed, account.updates_dropped), (1, 0));
+    assert_eq!(account.reconnect_ms.p99, Some(2.0));
+    assert_eq!(account.step_ms.p50, Some(10.0));
+    // From ready until the first step: steps 60 to 70, on two ranks.
+    assert_eq!(account.survivor_gaps, 2 * 11);
+    assert_eq!(account.survivor_gap_ms.max, Some(10.0));
+}
+
+#[test]
+fn the_json_has_the_keys_that_other_programs_read() -> Result<(), serde_json::Error> {
+    let value = serde_json::to_value(account(3, 1, &run()))?;
+    for key in [
+        "steps",
+        "verified_steps",
+        "unverified_steps",
+        "kills",
+        "freezes",
+        "updates_committed",
+        "updates_dropped",
+        "hangs",
+        "leaked_objects",
+        "stale_accepted",
+    ] {
+        assert!(value[key].is_u64(), "{key}");
+    }
+    for key in ["reconnect_ms", "survivor_gap_ms", "step_ms"] {
+        for share in ["p50", "p99", "max"] {
+            assert!(value[key][share].is_f64(), "{key} {share}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_step_that_is_wrong_is_counted() {
+    let account = with_step(1, 50, |step| step.verified = false);
+    refused(&account, "step 50 of rank 1");
+    assert_eq!(account.unverified_steps, 1);
+    let account = with_step(1, 50, |step| step.missing = 1);
+    refused(&account, "1 contributions missing, 0 by the reference");
+}
+
+#[test]
+fn a_contribution_of_nobody_is_stale() {
+    // It may have sent what others need for the step in which it died.
+    let account = with_step(0, 40, |step| step.answered.push(2));
+    assert!(account.good, "{:?}", account.problems);
+    for number in [41, 69] {
+        let account = with_step(0, number, |step| step.answered.push(2));
+        refused(&account, "with rank 2, which was not there");
+        assert_eq!(account.stale_accepted, 1);
+    }
+}
+
+#[test]
+fn a_step_beyond_its_bound_hangs_unless_its_process_was_stopped() {
+    let long = |step: &mut Step| step.end_us += 60_000_000;
+    let account = with_step(3, 99, long);
+    refused(&account, "a step of rank 2 took 60006 ms");
+    assert_eq!(account.hangs, 1);
+    let mut frozen = run();
+    if let Some((_, Event::Step(step))) = frozen.record.lives[3].heard.iter_mut().rev().nth(1) {
+        long(step);
+    }
+    let (from, until) = (99 * PERIOD, 99 * PERIOD + 60_000_000);
+    frozen
+        .harms
+        .push((Harm::Freeze { ms: 60_000 }, 3, from, until));
+    assert_eq!(self::account(3, 1, &frozen).hangs, 0);
+}
+
+#[test]
+fn leaks_and_processes_that_fail_are_noticed() {
+    let mut leaky = run();
+    if let Some((_, Event::Summary { leaked_objects })) = leaky.record.lives[3].heard.last_mut() {
+        *leaked_objects = Some(4);
+    }
+    refused(&account(3, 1, &leaky), "4 objects were left behind");
+    let mut failed = run();
+    failed.record.lives[3].heard.pop();
+    refused(
+        &account(3, 1, &failed),
+        "a process of rank 2 did not end in order",
+    );
+    let mut ousted = run();
+    ousted.record.lives[2].ousted = true;
+    ousted.record.lives[2].killed = None;
+    refused(
+        &account(3, 1, &ousted),
+        "rank 2 was not told of its replacement",
+    );
+}

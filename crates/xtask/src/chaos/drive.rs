@@ -1,0 +1,375 @@
+//! One run: harm is done, who is gone is replaced, and nobody may hang.
+
+use super::actions::{Action, Harm};
+use super::{LEASE_MS, TIME_OUT_MS};
+use crate::demo::events::Event;
+use crate::demo::process::{Processes, Setup, now_us};
+use crate::demo::record::Record;
+use anyhow::Result;
+use indicatif::ProgressBar;
+use rand::SeedableRng;
+use rand::seq::IndexedRandom;
+use rand_chacha::ChaCha8Rng;
+use rustix::process::Signal;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+const POLL: Duration = Duration::from_millis(5);
+/// Steps of the undisturbed run, and of the last one.
+const QUIET_STEPS: u64 = 100;
+const LAST_STEPS: u64 = 20;
+/// A step may take three time-outs and wait for a decision (4 s); the rest is what a
+/// machine with fewer cores than ranks needs.
+pub(crate) const STEP_BOUND_MS: u64 = 3 * TIME_OUT_MS + 4_000 + 5_000;
+/// Until all ranks count all others again.
+const SETTLE_BOUND_MS: u64 = 60_000;
+
+/// What one run left behind.
+#[derive(Debug, Default)]
+pub(crate) struct Run {
+    pub(crate) record: Record,
+    /// What was done to whom (which life), from when until when (us).
+    pub(crate) harms: Vec<(Harm, usize, u64, u64)>,
+    /// When the undisturbed run was.
+    pub(crate) quiet: (u64, u64),
+    pub(crate) hangs: Vec<String>,
+}
+
+enum Stage {
+    /// Nobody is harmed yet.
+    Quiet,
+    /// Waits for the time of an action.
+    Before {
+        action: usize,
+        since_us: u64,
+    },
+    Last {
+        since_us: u64,
+        from: Option<u64>,
+    },
+    Leaving,
+}
+
+struct Drive<'a> {
+    ranks: BTreeSet<u32>,
+    rng: ChaCha8Rng,
+    actions: &'a [Action],
+    processes: Processes<'a>,
+    run: Run,
+    stage: Stage,
+    /// Ranks to start a new process for, and when.
+    due: BTreeMap<u32, u64>,
+    /// Frozen lives: when they go on, or with which life's first step.
+    frozen: BTreeMap<usize, (u64, Option<usize>)>,
+    thawed_us: BTreeMap<usize, u64>,
+    hung: BTreeSet<usize>,
+    over: bool,
+}
+
+pub(crate) fn run(
+    ranks: u32,
+    seed: u64,
+    actions: &[Action],
+    setup: &Setup,
+    limit: Duration,
+    bar: &ProgressBar,
+) -> Result<Run> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(u64::MAX - 1);
+    let mut drive = Drive {
+        ranks: (0..ranks).collect(),
+        rng,
+        actions,
+        processes: Processes::new(setup),
+        run: Run::default(),
+        stage: Stage::Quiet,
+        due: BTreeMap::new(),
+        frozen: BTreeMap::new(),
+        thawed_us: BTreeMap::new(),
+        hung: BTreeSet::new(),
+        over: false,
+    };
+    for rank in 0..ranks {
+        drive.processes.spawn(rank, None, &[])?;
+    }
+    let deadline = now_us() + limit.as_micros() as u64;
+    while drive.processes.any_left() && !drive.over {
+        drive.processes.hear(POLL);
+        drive.restore()?;
+        drive.advance(bar)?;
+        drive.watch();
+        if now_us() >= deadline {
+            let problem = format!("not finished after {} s", limit.as_secs());
+            drive.processes.record.problems.push(problem);
+            break;
+        }
+    }
+    drive.processes.end();
+    drive.run.record = std::mem::take(&mut drive.processes.record);
+    Ok(drive.run)
+}
+
+impl Drive<'_> {
+    /// Starts processes and lets them go on, as it is due; replaces those that failed.
+    fn restore(&mut self) -> Result<()> {
+        let now = now_us();
+        let ready: Vec<u32> = self
+            .due
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(r, _)| *r)
+            .collect();
+        for rank in ready {
+            self.due.remove(&rank);
+            self.processes.spawn(rank, None, &["--join"])?;
+        }
+        if !matches!(self.stage, Stage::Leaving) {
+            for rank in self.ranks.clone() {
+                if self.processes.current(rank).is_none() && !self.due.contains_key(&rank) {
+                    // It failed; that was noted, and the others go on.
+                    self.due.insert(rank, now + 100_000);
+                }
+            }
+        }
+        let record = &self.processes.record;
+        let served = |life: usize| {
+            record
+                .lives
+                .get(life)
+                .is_some_and(|l| l.steps().next().is_some())
+        };
+        let over: Vec<usize> = self
+            .frozen
+            .iter()
+            .filter(|(_, (until, by))| *until <= now || by.is_some_and(served))
+            .map(|(life, _)| *life)
+            .collect();
+        for life in over {
+            self.frozen.remove(&life);
+            self.thawed_us.insert(life, now);
+            // It may have been killed meanwhile.
+            let _ = self.processes.signal(life, Signal::CONT);
+            for harm in &mut self.run.harms {
+                if harm.1 == life && matches!(harm.0, Harm::Freeze { .. } | Harm::Oust) {
+                    harm.3 = now;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The last steps of all ranks, if all were begun after `since_us` and are complete.
+    fn settled(&self, since_us: u64) -> Option<BTreeSet<u64>> {
+        if !self.due.is_empty() || !self.frozen.is_empty() {
+            return None;
+        }
+        let complete = |step: &crate::demo::events::Step| {
+            step.begin_us > since_us && step.ranks() == self.ranks
+        };
+        self.processes.last_steps(&self.ranks, complete)
+    }
+
+    fn advance(&mut self, bar: &ProgressBar) -> Result<()> {
+        let now = now_us();
+        match self.stage {
+            Stage::Quiet => {
+                let steps = self.settled(0);
+                let Some(first) = steps.as_ref().and_then(BTreeSet::first) else {
+                    self.overdue(0, self.run.record_begin(&self.processes.record));
+                    return Ok(());
+                };
+                if self.run.quiet.0 == 0 {
+                    self.run.quiet.0 = now;
+                }
+                if *first >= QUIET_STEPS {
+                    self.run.quiet.1 = now;
+                    self.next(0);
+                }
+            }
+            Stage::Before { action, since_us } => {
+                let Some(what) = self.actions.get(action) else {
+                    self.stage = Stage::Last {
+                        since_us: now,
+                        from: None,
+                    };
+                    return Ok(());
+                };
+                if what.settled && self.settled(since_us).is_none() {
+                    self.overdue(action, since_us);
+                    return Ok(());
+                }
+                if now < since_us + what.delay_us {
+                    return Ok(());
+                }
+                if self.harm(what.harm)? {
+                    bar.set_position(action as u64 + 1);
+                    bar.set_message(format!("{:?}", what.harm));
+                    self.next(action + 1);
+                } else {
+                    self.overdue(action, since_us);
+                }
+            }
+            Stage::Last { since_us, from } => match (self.settled(since_us), from) {
+                (None, _) => self.overdue(self.actions.len(), since_us),
+                (Some(steps), None) => {
+                    let from = steps.last().copied();
+                    self.stage = Stage::Last { since_us, from };
+                }
+                (Some(steps), Some(from)) => {
+                    if steps.first().is_some_and(|step| *step >= from + LAST_STEPS) {
+                        for rank in self.ranks.clone() {
+                            if let Some(life) = self.processes.current(rank) {
+                                self.processes.tell(life, "leave");
+                            }
+                        }
+                        self.stage = Stage::Leaving;
+                    }
+                }
+            },
+            Stage::Leaving => {}
+        }
+        Ok(())
+    }
+
+    fn next(&mut self, action: usize) {
+        self.stage = Stage::Before {
+            action,
+            since_us: now_us(),
+        };
+    }
+
+    /// Ends the run if the group has not come together for too long.
+    fn overdue(&mut self, action: usize, since_us: u64) {
+        if now_us() < since_us + SETTLE_BOUND_MS * 1_000 {
+            return;
+        }
+        let record = &self.processes.record;
+        let standing = self.ranks.iter().map(|rank| {
+            let life = self
+                .processes
+                .current(*rank)
+                .and_then(|life| record.lives.get(life));
+            match life.and_then(|life| life.steps().next_back()) {
+                Some(step) => format!("rank {rank}: step {} with {:?}", step.step, step.answered),
+                None => format!("rank {rank}: no step"),
+            }
+        });
+        let standing: Vec<String> = standing.collect();
+        self.run.hangs.push(format!(
+            "before action {action} the group did not come together within {} s: {}",
+            SETTLE_BOUND_MS / 1_000,
+            standing.join(", ")
+        ));
+        self.over = true;
+    }
+
+    /// Does it to somebody, if there is somebody that it can be done to.
+    fn harm(&mut self, harm: Harm) -> Result<bool> {
+        let record = &self.processes.record;
+        let lives: Vec<usize> = self
+            .ranks
+            .iter()
+            .filter_map(|rank| self.processes.current(*rank))
+            .filter(|life| !self.frozen.contains_key(life))
+            .collect();
+        let serving = |life: &usize| {
+            record
+                .lives
+                .get(*life)
+                .is_some_and(|l| l.steps().next().is_some())
+        };
+        let serve: Vec<usize> = lives.iter().copied().filter(serving).collect();
+        // Somebody has to go on, and to be there for those who come in.
+        let (Some(victim), true) = (lives.choose(&mut self.rng).copied(), serve.len() >= 3) else {
+            return Ok(false);
+        };
+        let Some(rank) = record.lives.get(victim).map(|life| life.rank) else {
+            return Ok(false);
+        };
+        let now = now_us();
+        let mut until = now;
+        match harm {
+            Harm::Kill { back_ms } => {
+                self.processes.kill(victim, self.run.harms.len())?;
+                self.due.insert(rank, now + back_ms * 1_000);
+            }
+            Harm::Freeze { ms } => {
+                self.processes.signal(victim, Signal::STOP)?;
+                self.frozen.insert(victim, (now + ms * 1_000, None));
+                until = now + ms * 1_000;
+            }
+            Harm::Oust => {
+                self.processes.signal(victim, Signal::STOP)?;
+                self.processes
+                    .record
+                    .lives
+                    .iter_mut()
+                    .skip(victim)
+                    .take(1)
+                    .for_each(|l| l.ousted = true);
+                let new = self.processes.record.lives.len();
+                self.processes.spawn(rank, None, &["--join"])?;
+                // A new process waits for the lease to end, and some more to be taken in.
+                let longest = now + (10 * LEASE_MS + SETTLE_BOUND_MS / 2) * 1_000;
+                self.frozen.insert(victim, (longest, Some(new)));
+                until = longest;
+            }
+            Harm::Lose { percent, ms } => {
+                self.processes.tell(victim, &format!("lose {percent} {ms}"));
+                until = now + ms * 1_000;
+            }
+            Harm::LinkDown { ms } => {
+                self.processes.tell(victim, &format!("link-down {ms}"));
+                until = now + ms * 1_000;
+            }
+            Harm::FailCommand { number } => {
+                self.processes
+                    .tell(victim, &format!("fail-command {number}"));
+            }
+        }
+        self.run.harms.push((harm, victim, now, until));
+        Ok(true)
+    }
+
+    /// Notes who has been silent for longer than a step may take.
+    fn watch(&mut self) {
+        let now = now_us();
+        for rank in &self.ranks {
+            let Some(index) = self.processes.current(*rank) else {
+                continue;
+            };
+            let Some(life) = self.processes.record.lives.get(index) else {
+                continue;
+            };
+            // One that waits to be taken in is silent with good reason.
+            if self.frozen.contains_key(&index) || life.steps().next().is_none() {
+                continue;
+            }
+            let heard = life
+                .heard
+                .iter()
+                .rev()
+                .map(|(at, _)| *at)
+                .next()
+                .unwrap_or(0);
+            let ended = life
+                .heard
+                .iter()
+                .rev()
+                .any(|(_, e)| matches!(e, Event::Summary { .. }));
+            let since = heard.max(self.thawed_us.get(&index).copied().unwrap_or(0));
+            if now > since + STEP_BOUND_MS * 1_000 && !ended && self.hung.insert(index) {
+                self.run.hangs.push(format!(
+                    "rank {rank} has said nothing for {STEP_BOUND_MS} ms, after its step {:?}",
+                    life.last_step()
+                ));
+            }
+        }
+    }
+}
+
+impl Run {
+    fn record_begin(&self, record: &Record) -> u64 {
+        record.lives.first().map_or(0, |life| life.spawned_us)
+    }
+}
