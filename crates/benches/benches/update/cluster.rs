@@ -1,0 +1,169 @@
+//! All ranks of a group in this process, each with a software NIC of its own.
+
+use crate::counted::{Counted, Messages};
+use ep_transport::store::MemStore;
+use ep_transport::{Fabric, Group, GroupConfig, MemberEvent, Path, Rank};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const REGION: u64 = 4096;
+pub(crate) const LANES: u32 = 2;
+
+struct Member {
+    group: Group,
+    store: Arc<Counted>,
+}
+
+pub(crate) struct Cluster {
+    store: MemStore,
+    members: Vec<Member>,
+}
+
+/// What one change of the membership took.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cost {
+    /// From when the first one asked to come in until all counted all of them.
+    pub(crate) time: Duration,
+    /// By rank that was there before (or by rank, if none was): commands to the NIC,
+    /// and to the queue pairs of ranks that did not change.
+    pub(crate) commands: Vec<u64>,
+    pub(crate) healthy: Vec<u64>,
+    /// Why attempts were dropped, as the first of them heard it.
+    pub(crate) dropped: Vec<String>,
+    /// Likewise, messages from and to the store.
+    pub(crate) messages: Vec<Messages>,
+}
+
+fn config(rank: Rank, ranks: u32) -> GroupConfig {
+    let mut config = GroupConfig::new(rank, ranks);
+    config.path = Path::Rdma;
+    config.lanes = LANES;
+    // With hundreds of threads on few cores nobody is to be taken for dead.
+    config.lease = PATIENCE;
+    config.update_time_out = PATIENCE;
+    config
+}
+
+impl Cluster {
+    /// The ranks, set up and not yet connected.
+    pub(crate) fn open(ranks: u32) -> Self {
+        let mut cluster = Self {
+            store: MemStore::new(),
+            members: Vec::new(),
+        };
+        for rank in (0..ranks).map(Rank) {
+            let member = cluster.member(rank, ranks);
+            cluster.members.push(member);
+        }
+        cluster
+    }
+
+    fn member(&self, rank: Rank, ranks: u32) -> Member {
+        let store = Arc::new(Counted::new(&self.store));
+        let group = Group::open(&config(rank, ranks), REGION, Arc::clone(&store) as Arc<_>);
+        Member {
+            group: group.unwrap(),
+            store,
+        }
+    }
+
+    /// Connects all ranks with each other: every queue pair of every rank.
+    pub(crate) fn connect_all(&mut self) -> Cost {
+        let everybody: Vec<usize> = (0..self.members.len()).collect();
+        self.admit(&everybody)
+    }
+
+    /// Ends the processes of the last `count` ranks, so to speak, and has new ones take
+    /// their places.
+    pub(crate) fn replace(&mut self, count: usize) -> Cost {
+        let ranks = self.members.len();
+        let changed: Vec<usize> = (ranks - count..ranks).collect();
+        self.members.truncate(ranks - count);
+        for &rank in &changed {
+            let member = self.member(Rank(rank as u32), ranks as u32);
+            self.members.push(member);
+        }
+        // Long before a new process is ready all others know that the last one is gone.
+        for member in &self.members[..ranks - count] {
+            for &rank in &changed {
+                member.wait_until_masked(Rank(rank as u32));
+            }
+        }
+        self.admit(&changed)
+    }
+
+    fn admit(&mut self, changed: &[usize]) -> Cost {
+        let watched: Vec<usize> = (0..self.members.len())
+            .filter(|rank| changed.len() == self.members.len() || !changed.contains(rank))
+            .collect();
+        let of = |cluster: &Self| -> Vec<_> {
+            let members = watched.iter().map(|rank| &cluster.members[*rank]);
+            members
+                .map(|member| (member.group.snapshot(), member.store.messages()))
+                .collect()
+        };
+        let before = of(self);
+        let _ = self.members[0].group.take_events();
+        let begun = Instant::now();
+        for &rank in changed {
+            self.members[rank].group.announce().unwrap();
+        }
+        for &rank in changed {
+            self.members[rank].group.wait_admitted(PATIENCE).unwrap();
+        }
+        for member in &self.members {
+            for &rank in changed {
+                member.wait_for(self.members[rank].group.rank(), &self.members[rank]);
+            }
+        }
+        let mut cost = Cost {
+            time: begun.elapsed(),
+            ..Cost::default()
+        };
+        for event in self.members[0].group.take_events() {
+            if let MemberEvent::UpdateDropped { why, .. } = event {
+                cost.dropped.push(why);
+            }
+        }
+        for ((then, told), (now, tells)) in before.iter().zip(of(self)) {
+            let pairs = then.queue_pairs.iter().zip(&now.queue_pairs);
+            let healthy = pairs.filter(|(then, now)| {
+                then.commands != now.commands && !changed.contains(&now.peer.index())
+            });
+            cost.healthy.push(healthy.count() as u64);
+            cost.commands.push(now.commands - then.commands);
+            cost.messages.push(Messages {
+                sent: tells.sent - told.sent,
+                heard: tells.heard - told.heard,
+            });
+        }
+        cost
+    }
+}
+
+impl Member {
+    /// Waits until this member has noticed that `rank` is gone.
+    fn wait_until_masked(&self, rank: Rank) {
+        let control = self.group.control();
+        let deadline = Instant::now() + PATIENCE;
+        while control.is_active(rank, control.next_epoch()) {
+            assert!(Instant::now() < deadline, "{rank} was not missed");
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+
+    /// Waits until this member counts `other` in its present life.
+    fn wait_for(&self, rank: Rank, other: &Member) {
+        let control = self.group.control();
+        let deadline = Instant::now() + PATIENCE;
+        let counts = || {
+            let row = control.participation(rank).unwrap();
+            row.incarnation == other.group.incarnation() && row.active_from < row.active_until
+        };
+        while rank != self.group.rank() && !counts() {
+            assert!(Instant::now() < deadline, "{rank} was not taken in");
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+}

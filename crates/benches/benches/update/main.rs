@@ -1,0 +1,156 @@
+//! What it costs to take new processes in: `cargo bench -p benches --bench update`.
+//!
+//! All ranks are in this process, each with a software NIC, its agent and its lease.
+//! `one` and `four` have that many ranks replaced; `all` connects every queue pair of
+//! every rank, as a system does that rebuilds everything on each change, with the same
+//! code (making the queue pairs is not counted in). Takes less than three minutes on two
+//! cores, which all ranks share: times are of the whole group, not of one rank.
+#![expect(clippy::unwrap_used, reason = "a benchmark ends at the first surprise")]
+#![expect(clippy::print_stdout, reason = "the table is the result")]
+
+mod cluster;
+mod counted;
+
+use cluster::{Cluster, Cost, LANES};
+use criterion::{AxisScale, BenchmarkId, Criterion, PlotConfiguration, SamplingMode};
+use std::time::Duration;
+
+const RANKS: [u32; 6] = [4, 8, 16, 32, 64, 128];
+/// Of larger groups the connecting of everything is timed once, and not plotted.
+const LARGEST_SAMPLED: u32 = 32;
+/// Reset, Init, RTR, RTS.
+const COMMANDS_PER_QP: u64 = 4;
+
+/// What was measured for one size.
+#[derive(Default)]
+struct Row {
+    ranks: u32,
+    one: Vec<Cost>,
+    four: Vec<Cost>,
+    all: Vec<Cost>,
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    let mut rows = Vec::new();
+    let mut group = criterion.benchmark_group("update");
+    group.sample_size(10);
+    group.sampling_mode(SamplingMode::Flat);
+    group.warm_up_time(Duration::from_millis(1));
+    group.nresamples(1_000);
+    group.plot_config(PlotConfiguration::default().summary_scale(AxisScale::Logarithmic));
+    for ranks in RANKS {
+        let mut row = Row {
+            ranks,
+            ..Row::default()
+        };
+        group.measurement_time(Duration::from_secs(1));
+        let mut cluster = Cluster::open(ranks);
+        cluster.connect_all();
+        for (name, count, costs) in [("one", 1, &mut row.one), ("four", 4, &mut row.four)] {
+            if count >= ranks {
+                continue;
+            }
+            group.bench_function(BenchmarkId::new(name, ranks), |bencher| {
+                bencher.iter_custom(|iterations| {
+                    let replace = |_| {
+                        let cost = cluster.replace(count as usize);
+                        let time = cost.time;
+                        costs.push(cost);
+                        time
+                    };
+                    (0..iterations).map(replace).sum()
+                });
+            });
+        }
+        drop(cluster);
+        if ranks > LARGEST_SAMPLED {
+            // One run is enough to compare, ten would take minutes.
+            row.all.push(Cluster::open(ranks).connect_all());
+            rows.push(row);
+            continue;
+        }
+        group.bench_function(BenchmarkId::new("all", ranks), |bencher| {
+            bencher.iter_custom(|iterations| {
+                let connect = |_| {
+                    let cost = Cluster::open(ranks).connect_all();
+                    let time = cost.time;
+                    row.all.push(cost);
+                    time
+                };
+                (0..iterations).map(connect).sum()
+            });
+        });
+        rows.push(row);
+    }
+    group.finish();
+    criterion.final_summary();
+    table(&rows);
+}
+
+fn table(rows: &[Row]) {
+    println!(
+        "\n{:>6} {:>9} {:>10} {:>8} {:>20} {:>9} {:>15} {:>8} {:>8}",
+        "ranks",
+        "changed",
+        "time",
+        "ratio",
+        "commands of a rank",
+        "healthy",
+        "messages sent",
+        "heard",
+        "dropped"
+    );
+    for row in rows {
+        let all = median(row.all.iter().map(|cost| cost.time.as_secs_f64() * 1e3));
+        let peers = u64::from(row.ranks - 1);
+        for (name, changed, costs) in [
+            ("one", 1, &row.one),
+            ("four", 4, &row.four),
+            ("all", peers, &row.all),
+        ] {
+            if costs.is_empty() {
+                continue;
+            }
+            let time = median(costs.iter().map(|cost| cost.time.as_secs_f64() * 1e3));
+            let of_ranks = |pick: fn(&Cost) -> Vec<u64>| {
+                median(costs.iter().flat_map(pick).map(|count| count as f64))
+            };
+            let commands = of_ranks(|cost| cost.commands.clone());
+            let pairs = changed * u64::from(LANES);
+            println!(
+                "{:>6} {name:>9} {time:>7.1} ms {:>7.1}x {:>20} {:>9} {:>15} {:>8} {:>8.1}",
+                row.ranks,
+                all / time,
+                format!("{commands} = {:.1} x {pairs}", commands / pairs as f64),
+                of_ranks(|cost| cost.healthy.clone()),
+                of_ranks(|cost| cost.messages.iter().map(|m| m.sent).collect()),
+                of_ranks(|cost| cost.messages.iter().map(|m| m.heard).collect()),
+                costs.iter().map(|cost| cost.dropped.len()).sum::<usize>() as f64
+                    / costs.len() as f64,
+            );
+            if let Some(why) = costs.iter().flat_map(|cost| &cost.dropped).next() {
+                println!("{:>16} dropped, for one: {why}", "");
+            }
+            for cost in costs {
+                let attempts = 1 + cost.dropped.len() as u64;
+                let most = cost.commands.iter().max();
+                assert!(
+                    most.is_none_or(|most| *most <= COMMANDS_PER_QP * pairs * attempts),
+                    "more than {COMMANDS_PER_QP} commands for each queue pair: {cost:?}"
+                );
+            }
+        }
+    }
+    println!(
+        "\nratio: time of `all` to this one. Commands of a rank: in all, and for each of the queue \
+         pairs to ranks that changed\n(a queue pair that is connected for the first time needs no \
+         reset). Healthy: queue pairs to other ranks that saw a command."
+    );
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
