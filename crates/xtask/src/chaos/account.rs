@@ -129,7 +129,8 @@ pub(crate) fn account(ranks: u32, seed: u64, run: &Run) -> Account {
             && !life
                 .heard
                 .iter()
-                .any(|(_, e)| matches!(e, Event::Superseded {}))
+                // Before its first step that is what its last words are about.
+                .any(|(_, e)| matches!(e, Event::Superseded {} | Event::Error { .. }))
         {
             problems.push(format!(
                 "rank {} was not told of its replacement",
