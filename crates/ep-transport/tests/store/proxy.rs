@@ -79,7 +79,8 @@ impl Proxy {
         }
     }
 
-    /// Changes a bit in the next thing that the client says.
+    /// Changes a bit in the next thing that the client says: in the value of a put with
+    /// a secret, behind which are the lease (none) and the code.
     pub(crate) fn tamper(&self) {
         self.shared.flip.store(true, Ordering::SeqCst);
     }
@@ -104,7 +105,7 @@ impl Shared {
                 continue;
             }
             if !is_answer && self.flip.swap(false, Ordering::SeqCst) {
-                bytes[read - 1] ^= 0x10;
+                bytes[read - 1 - 1 - 32] ^= 0x10;
             }
             if to.write_all(&bytes[..read]).is_err() {
                 break;
