@@ -2,7 +2,7 @@
 //!
 //! | order | what happens |
 //! | --- | --- |
-//! | `leave` | after the step that is under way, this rank leaves on purpose |
+//! | `leave` | after the step that is under way, this rank leaves on purpose; the software NIC works again, as what it refuses to destroy could only be left behind |
 //! | `lose PERCENT MS` | for so long, the software NIC loses that share of what it sends |
 //! | `link-down MS` | for so long, its link is down |
 //! | `fail-command N` | of the commands that it gets from now on, number N (from 0) fails |
@@ -87,6 +87,8 @@ impl Orders {
                     Err(what) => tracing::error!("{what}"),
                 }
             }
+            // Without a software NIC there are no faults to end.
+            let _ = soft_hca::set_faults(SOFT_DEVICE, Faults::default());
             let _ = sender.send(());
         });
         Self(orders)
