@@ -1,14 +1,15 @@
 //! One run: harm is done, who is gone is replaced, and nobody may hang.
 
+mod harm;
+
+use super::TIME_OUT_MS;
 use super::actions::{Action, Harm};
-use super::{LEASE_MS, TIME_OUT_MS};
 use crate::demo::events::Event;
 use crate::demo::process::{Processes, Setup, now_us};
 use crate::demo::record::Record;
 use anyhow::Result;
 use indicatif::ProgressBar;
 use rand::SeedableRng;
-use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 use rustix::process::Signal;
 use std::collections::{BTreeMap, BTreeSet};
@@ -261,74 +262,6 @@ impl Drive<'_> {
             standing.join(", ")
         ));
         self.over = true;
-    }
-
-    /// Does it to somebody, if there is somebody that it can be done to.
-    fn harm(&mut self, harm: Harm) -> Result<bool> {
-        let record = &self.processes.record;
-        let lives: Vec<usize> = self
-            .ranks
-            .iter()
-            .filter_map(|rank| self.processes.current(*rank))
-            .filter(|life| !self.frozen.contains_key(life))
-            .collect();
-        let serving = |life: &usize| {
-            record
-                .lives
-                .get(*life)
-                .is_some_and(|l| l.steps().next().is_some())
-        };
-        let serve: Vec<usize> = lives.iter().copied().filter(serving).collect();
-        // Somebody has to go on, and to be there for those who come in.
-        let (Some(victim), true) = (lives.choose(&mut self.rng).copied(), serve.len() >= 3) else {
-            return Ok(false);
-        };
-        let Some(rank) = record.lives.get(victim).map(|life| life.rank) else {
-            return Ok(false);
-        };
-        let now = now_us();
-        let mut until = now;
-        match harm {
-            Harm::Kill { back_ms } => {
-                self.processes.kill(victim, self.run.harms.len())?;
-                self.due.insert(rank, now + back_ms * 1_000);
-            }
-            Harm::Freeze { ms } => {
-                self.processes.signal(victim, Signal::STOP)?;
-                self.frozen.insert(victim, (now + ms * 1_000, None));
-                until = now + ms * 1_000;
-            }
-            Harm::Oust => {
-                self.processes.signal(victim, Signal::STOP)?;
-                self.processes
-                    .record
-                    .lives
-                    .iter_mut()
-                    .skip(victim)
-                    .take(1)
-                    .for_each(|l| l.ousted = true);
-                let new = self.processes.record.lives.len();
-                self.processes.spawn(rank, None, &["--join"])?;
-                // A new process waits for the lease to end, and some more to be taken in.
-                let longest = now + (10 * LEASE_MS + SETTLE_BOUND_MS / 2) * 1_000;
-                self.frozen.insert(victim, (longest, Some(new)));
-                until = longest;
-            }
-            Harm::Lose { percent, ms } => {
-                self.processes.tell(victim, &format!("lose {percent} {ms}"));
-                until = now + ms * 1_000;
-            }
-            Harm::LinkDown { ms } => {
-                self.processes.tell(victim, &format!("link-down {ms}"));
-                until = now + ms * 1_000;
-            }
-            Harm::FailCommand { number } => {
-                self.processes
-                    .tell(victim, &format!("fail-command {number}"));
-            }
-        }
-        self.run.harms.push((harm, victim, now, until));
-        Ok(true)
     }
 
     /// Notes who has been silent for longer than a step may take.
