@@ -58,6 +58,8 @@ pub struct Control {
     own_incarnation: AtomicU32,
     /// The epoch at which this rank goes on, or [`GO_ON`] or [`DETACHED`].
     resume: AtomicU64,
+    /// The epoch after the last one in which this rank counted anybody.
+    shared_until: AtomicU64,
     /// Operations of a round.
     round: u64,
 }
@@ -82,6 +84,7 @@ impl Control {
             ended: AtomicU64::new(0),
             own_incarnation: AtomicU32::new(own.0),
             resume: AtomicU64::new(GO_ON),
+            shared_until: AtomicU64::new(0),
             round: 1,
         }
     }
@@ -171,6 +174,18 @@ impl Control {
             // Last: until now the row said "not active" whatever the other words were.
             entry.active_until.store(NEVER, SeqCst);
         }
+    }
+
+    /// Notes that others take part in `epoch`. The data path says so before it sends
+    /// them anything: no epoch is used twice between the same two lives.
+    pub fn share(&self, epoch: Epoch) {
+        self.shared_until.store(epoch.0.saturating_add(1), SeqCst);
+    }
+
+    /// The first epoch that this rank has not used together with others.
+    #[must_use]
+    pub(crate) fn unshared(&self) -> Epoch {
+        Epoch(self.shared_until.load(SeqCst))
     }
 
     /// The epoch that the next operation will have, or the next round, if this rank

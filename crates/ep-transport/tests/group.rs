@@ -516,3 +516,49 @@ fn a_rank_whose_lease_ended_comes_back_in_the_same_life() {
     send(&mut groups, 0, 1, 77);
     send(&mut groups, 1, 0, 78);
 }
+
+/// The store gave a rank up while it was stopped, and another process took its place.
+/// When it goes on, it is told, reaches nobody, and takes nothing from its successor.
+#[cfg(feature = "soft")]
+#[test]
+fn a_process_that_was_replaced_while_it_stood_still_is_told() {
+    let store = MemStore::new();
+    let mut groups = form(2, Path::Rdma, &store);
+    let mut old = groups.pop().unwrap();
+    for lease in 0..10 {
+        store.revoke(ep_transport::store::LeaseId(lease)).unwrap();
+    }
+    // The lease of rank 0 is taken anew, by itself; that of rank 1 has a successor.
+    let mut new = Group::open(&config(1, 2, Path::Rdma), REGION, Arc::new(store.clone())).unwrap();
+    assert_eq!(new.incarnation(), Incarnation(2));
+    new.wait_admitted(PATIENCE).unwrap();
+    eventually("being told", || old.superseded() == Some(Incarnation(2)));
+    let told = old.take_events();
+    let by = Incarnation(2);
+    let telling = |e: &MemberEvent| matches!(e, MemberEvent::Superseded { by: b, .. } if *b == by);
+    assert_eq!(
+        told.iter().filter(|event| telling(event)).count(),
+        1,
+        "{told:?}"
+    );
+    let next = old.control().next_epoch();
+    eventually("masks", || !old.control().is_active(Rank(0), next));
+    let from = new.control().next_epoch();
+    eventually("admission", || groups[0].control().is_active(Rank(1), from));
+    // What it writes all the same does not arrive.
+    groups[0].region().write(65536, &[7; 64]).unwrap();
+    old.region().write(8192, &[1; 64]).unwrap();
+    eventually("an error", || {
+        let sent = old.write(Rank(0), 0, 8192, 65536, 64);
+        sent.and_then(|()| old.ring(Rank(0), Half::Even)).is_err()
+            || old.reusable(Rank(0), Half::Even).is_err()
+    });
+    let mut there = [0; 64];
+    groups[0].region().read(65536, &mut there).unwrap();
+    assert_eq!(there, [7; 64]);
+    // Its end takes nothing from the new life.
+    drop(old);
+    let mut groups = vec![groups.remove(0), new];
+    send(&mut groups, 0, 1, 5);
+    send(&mut groups, 1, 0, 6);
+}

@@ -173,6 +173,9 @@ impl Exchange {
             peer.sending = Sending::Stage;
             peer.lanes_seen = 0;
         }
+        if self.peers.iter().any(|peer| peer.takes_part) {
+            control.share(call.epoch);
+        }
         Ok(())
     }
 

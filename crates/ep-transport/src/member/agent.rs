@@ -68,7 +68,11 @@ impl Agent {
     pub(crate) fn run(mut self) {
         let mut seen = Revision(0);
         while !self.stopped() {
-            match self.store.changes(&self.prefix, seen, POLL) {
+            let changes = self.store.changes(&self.prefix, seen, POLL);
+            // While nothing is left to be done of what was decided: whoever is yet to
+            // be admitted would seem masked.
+            self.look_for_losses();
+            match changes {
                 Ok(changes) => {
                     seen = changes.revision;
                     self.take_in(changes);
@@ -79,7 +83,6 @@ impl Agent {
                     std::thread::sleep(STORE_RETRY);
                 }
             }
-            self.look_for_losses();
             while let Some(action) = self.protocol.next(self.now()) {
                 self.perform(action);
                 if self.stopped() {
@@ -336,7 +339,7 @@ impl Agent {
             Action::Promise { number, member } => {
                 let limit = match member {
                     true => self.control.promise(self.ahead),
-                    false => Epoch(0),
+                    false => self.control.unshared(),
                 };
                 let masked = self.protocol.masked();
                 let ready = Ready { limit, masked };

@@ -102,7 +102,8 @@ pub(crate) enum Action {
     Connect(u64, Vec<(Card, Vec<QpOffer>)>),
     PublishLinked(u64),
     /// Promise to begin no operation at or beyond some limit, unless this rank is
-    /// among those that come in (`member` is not set): its counter does not matter.
+    /// among those that come in (`member` is not set): its counter does not matter,
+    /// only that no epoch is used again.
     Promise {
         number: u64,
         member: bool,
@@ -147,6 +148,8 @@ pub(crate) struct Protocol {
     /// The attempt that this rank has tried to propose.
     proposed: u64,
     propose_from: Duration,
+    /// Since when no member of the view is there.
+    deserted: Option<Duration>,
     /// Lives that have made attempts fail: until when they are left out, and how
     /// many attempts.
     failing: BTreeMap<Life, (Duration, u32)>,
@@ -171,6 +174,7 @@ impl Protocol {
             last_number: 0,
             proposed: 0,
             propose_from: Duration::ZERO,
+            deserted: None,
             failing: BTreeMap::new(),
             attempt: None,
             due: VecDeque::new(),
@@ -399,6 +403,8 @@ impl Protocol {
         let situation = self.situation(now);
         let core = situation.core();
         let proposal = situation.plan()?;
+        let since = self.deserted.unwrap_or(now);
+        self.deserted = core.is_empty().then_some(since);
         match core.iter().position(|life| *life == me) {
             // Newcomers speak for themselves; members for members.
             Some(position) => {
@@ -412,7 +418,10 @@ impl Protocol {
             None => {
                 let joins = |rank| proposal.joining.iter().any(|life| life.0 == rank);
                 let complete = self.setup.initial.iter().all(|rank| joins(*rank));
-                if self.view.is_empty() && !complete {
+                // Members whose leases have all ended, the store's fault perhaps, come
+                // back soon if they live.
+                let patient = self.view.is_empty() || now < since + self.setup.time_out;
+                if self.deserted.is_some() && !complete && patient {
                     return None;
                 }
             }

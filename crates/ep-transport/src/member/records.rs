@@ -232,7 +232,8 @@ pub(crate) struct Offers(pub(crate) Vec<(Rank, Vec<QpOffer>)>);
 /// knows the decision.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Ready {
-    /// The promise; 0 from a rank that comes in.
+    /// The promise; from a rank that comes in, the first epoch that it has not used
+    /// together with others in this life.
     pub(crate) limit: Epoch,
     /// Members of the view that it does not count.
     pub(crate) masked: Vec<Life>,

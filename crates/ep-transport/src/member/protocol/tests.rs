@@ -107,6 +107,34 @@ fn a_rank_whose_lease_ended_is_taken_in_again() {
     world.check_agreement();
 }
 
+/// A newcomer does not begin a group of its own beside them, and they do not use the
+/// epochs that lie behind them again.
+#[test]
+fn members_whose_leases_have_all_ended_are_waited_for() {
+    let mut world = World::new(3);
+    world.settle();
+    (0..40).for_each(|_| (0..3).for_each(|i| world.step(&Step::Run(i))));
+    world.step(&Step::Kill(2));
+    (0..2).for_each(|i| world.lose_lease(i));
+    world.step(&Step::Start(2));
+    (0..2).for_each(|_| world.pass_time());
+    assert!(!world.board.has(Key::Proposal(2)));
+    (0..2).for_each(|i| world.regain_lease(i));
+    world.settle();
+    for (a, b, life) in [(0, 1, 1), (1, 0, 1), (0, 2, 2), (2, 1, 2)] {
+        let row = world.processes[a].as_ref().unwrap().table[&Rank(b)];
+        assert!(row.0 <= Incarnation(life) && row.1 >= 40, "{a} {b} {row:?}");
+    }
+    world.check_agreement();
+    // If they are dead, it goes on without them.
+    world.step(&Step::Kill(0));
+    world.step(&Step::Kill(1));
+    world.step(&Step::Kill(2));
+    world.step(&Step::Start(2));
+    world.settle();
+    assert!(world.processes[2].as_ref().unwrap().admitted.is_some());
+}
+
 /// It may be dead, with a lease that has not run out.
 #[test]
 fn a_rank_that_others_gave_up_and_that_says_nothing_holds_up_no_newcomer() {

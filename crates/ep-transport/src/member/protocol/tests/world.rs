@@ -132,6 +132,8 @@ pub(super) struct Process {
     pub(super) inbox: Vec<Event>,
     pub(super) epoch: u64,
     pub(super) limit: Option<u64>,
+    /// The first epoch that it has not used together with others.
+    unshared: u64,
     /// From which epoch this process counts which life.
     pub(super) table: BTreeMap<Rank, (Incarnation, u64)>,
     pub(super) admitted: Option<u64>,
@@ -155,6 +157,7 @@ impl Process {
             inbox: board.records.values().cloned().collect(),
             epoch: 0,
             limit: None,
+            unshared: 0,
             table: BTreeMap::new(),
             admitted: None,
             masked: Vec::new(),
@@ -163,6 +166,15 @@ impl Process {
     }
 
     pub(super) fn read(&mut self, now: Duration) {
+        // As the agent does: while nothing is left to be done of what was decided.
+        if self.protocol.due.is_empty() {
+            let serving: Vec<Life> = self.protocol.serving().collect();
+            for life in serving {
+                if !self.counts(life) {
+                    self.protocol.on(Event::Unanswered(life), now);
+                }
+            }
+        }
         for event in std::mem::take(&mut self.inbox) {
             self.protocol.on(event, now);
         }
@@ -171,6 +183,9 @@ impl Process {
     /// Runs one operation if the promise allows it.
     pub(super) fn run(&mut self) {
         if self.admitted.is_some() && self.limit.is_none_or(|limit| self.epoch < limit) {
+            if !self.table.is_empty() {
+                self.unshared = self.epoch + 1;
+            }
             self.epoch += 1;
         }
     }
@@ -180,12 +195,6 @@ impl Process {
     }
 
     pub(super) fn act(&mut self, board: &mut Board, now: Duration) -> bool {
-        let serving: Vec<Life> = self.protocol.serving().collect();
-        for life in serving {
-            if !self.counts(life) {
-                self.protocol.on(Event::Unanswered(life), now);
-            }
-        }
         let Some(action) = self.protocol.next(now) else {
             return false;
         };
@@ -225,7 +234,11 @@ impl Process {
             }
             Action::PublishLinked(number) => board.publish(Event::Linked(number, me)),
             Action::Promise { number, member } => {
-                let limit = if member { self.epoch + 3 } else { 0 };
+                let limit = if member {
+                    self.epoch + 3
+                } else {
+                    self.unshared
+                };
                 self.limit = member.then_some(limit);
                 let ready = Ready {
                     limit: Epoch(limit),
@@ -248,6 +261,7 @@ impl Process {
                     self.epoch = from.0;
                 }
                 assert!(self.epoch <= from.0, "admitted at an epoch that is over");
+                assert!(self.unshared <= from.0, "an epoch is used again");
                 for (rank, incarnation) in ranks {
                     self.table.insert(rank, (incarnation, from.0));
                 }
@@ -348,13 +362,25 @@ impl World {
                 }
             }
             Step::LoseLease(i) => {
-                if let Some(process) = &mut self.processes[i] {
-                    let (rank, incarnation) = process.life;
-                    self.board.publish(Event::Gone(process.life));
-                    self.board.publish(Event::Card(card(rank, incarnation)));
-                }
+                self.lose_lease(i);
+                self.regain_lease(i);
             }
             Step::Wait => self.now += TIME_OUT / 2,
+        }
+        self.deliver();
+    }
+
+    pub(super) fn lose_lease(&mut self, rank: usize) {
+        if let Some(process) = &self.processes[rank] {
+            self.board.publish(Event::Gone(process.life));
+        }
+        self.deliver();
+    }
+
+    pub(super) fn regain_lease(&mut self, rank: usize) {
+        if let Some(process) = &self.processes[rank] {
+            let (rank, incarnation) = process.life;
+            self.board.publish(Event::Card(card(rank, incarnation)));
         }
         self.deliver();
     }
