@@ -16,7 +16,7 @@ pub enum Path {
 }
 
 /// Which NIC to use for [`Path::Rdma`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Nic {
     /// The software ConnectX, at this IPv4 address of the machine, or at any free
@@ -26,6 +26,13 @@ pub enum Nic {
         /// The address, or `None` for any.
         address: Option<std::net::Ipv4Addr>,
     },
+    /// The software ConnectX with settings of its own: other addresses, InfiniBand,
+    /// faults. The first device of the configuration is used.
+    #[cfg(feature = "soft")]
+    SoftWith {
+        /// What the environment would say otherwise.
+        config: Box<soft_hca::Config>,
+    },
     /// A device of this machine by its name (`mlx5_0`), or the first one.
     System {
         /// The name, or `None` for the first.
@@ -33,6 +40,20 @@ pub enum Nic {
         /// Port number, from 1.
         port: u8,
     },
+}
+
+/// Which entry of the port's GID table is this rank's address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GidChoice {
+    /// RoCE v2 with an IPv4 address, else RoCE v2 with an IPv6 address, link-local ones
+    /// last; on InfiniBand the first entry.
+    #[default]
+    Automatic,
+    /// The entry with this index.
+    Index(u8),
+    /// The entry with this address (on Ethernet its RoCE v2 one).
+    Address(std::net::IpAddr),
 }
 
 /// Everything about one rank that does not change during its life.
@@ -56,6 +77,11 @@ pub struct GroupConfig {
     pub path: Path,
     /// The NIC, for [`Path::Rdma`].
     pub nic: Nic,
+    /// The address at the NIC's port.
+    pub gid: GidChoice,
+    /// InfiniBand: packets carry a global route header even within a subnet. Between
+    /// subnets, and where the subnet asks for it, they do anyway. The same on all ranks.
+    pub global_route: bool,
     /// Queue pairs to each peer, 1 to 16.
     pub lanes: u32,
     /// Entries of 64 bytes in each send queue, a power of two, 8 to 32,768.
@@ -79,6 +105,8 @@ pub struct GroupConfig {
     pub ack_timeout: u8,
     /// Retransmissions before a queue pair gives up, 0 to 7.
     pub retry_count: u8,
+    /// Retries after a receiver that was not ready, 0 to 7; 7 is for ever.
+    pub rnr_retry: u8,
     /// Traffic class of the packets (RoCE v2: DSCP and ECN bits).
     pub traffic_class: u8,
     /// Service level (InfiniBand) or priority (RoCE).
@@ -104,6 +132,8 @@ impl GroupConfig {
                 device: None,
                 port: 1,
             },
+            gid: GidChoice::Automatic,
+            global_route: false,
             lanes: 2,
             queue_depth: 64,
             ops_per_round: 2,
@@ -116,6 +146,7 @@ impl GroupConfig {
             // lease or by the time-out of an operation.
             ack_timeout: 17,
             retry_count: 7,
+            rnr_retry: 7,
             traffic_class: 0,
             service_level: 0,
         }
@@ -154,6 +185,7 @@ impl GroupConfig {
         range("ops_per_round", self.ops_per_round, 1, 1 << 20)?;
         range("ack_timeout", self.ack_timeout.into(), 1, 31)?;
         range("retry_count", self.retry_count.into(), 0, 7)?;
+        range("rnr_retry", self.rnr_retry.into(), 0, 7)?;
         range("service_level", self.service_level.into(), 0, 15)?;
         if !self.queue_depth.is_power_of_two() {
             return Err(Error::Config {

@@ -91,8 +91,8 @@ impl Group {
         let prefix = format!("{}/", config.group);
         let records = Records::new(&prefix, config.secret.as_ref());
         let common = format!(
-            "capacity={} lanes={} ops_per_round={} region={region_bytes} {}",
-            config.capacity, config.lanes, config.ops_per_round, config.common
+            "capacity={} lanes={} ops_per_round={} global_route={} region={region_bytes} {}",
+            config.capacity, config.lanes, config.ops_per_round, config.global_route, config.common
         );
         let incarnation = take_over(config, &prefix, &records, store.as_ref())?;
         let region = Arc::new(Region::shared("ep-buffer", region_bytes)?);

@@ -25,7 +25,7 @@ pub mod store;
 mod verbs;
 mod window;
 
-pub use config::{GroupConfig, Nic, Path};
+pub use config::{GidChoice, GroupConfig, Nic, Path};
 pub use control::{Control, Participation};
 pub use error::Error;
 pub use events::{LossKind, MemberEvent, monotonic_us};

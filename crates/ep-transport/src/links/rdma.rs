@@ -30,12 +30,13 @@ pub(super) struct RdmaResources {
     heap: Mutex<Heap>,
     control_bytes: u64,
     region_bytes: u64,
+    global_route: bool,
     settings: PathSettings,
 }
 
 impl RdmaResources {
     pub(super) fn open(config: &GroupConfig, region: &Arc<Region>) -> Result<Self, Error> {
-        let device = Device::open(&config.nic)?;
+        let device = Device::open(&config.nic, config.gid)?;
         let domain = ProtectionDomain::allocate(&device)?;
         let mr = MemoryRegion::register(&domain, region)?;
         // Each lane: the ring, two doorbell records and the one entry of its
@@ -52,10 +53,12 @@ impl RdmaResources {
             device,
             heap: Mutex::new(Heap::new(control_bytes)),
             control_bytes,
+            global_route: config.global_route,
             region_bytes: region.len(),
             settings: PathSettings {
                 ack_timeout: config.ack_timeout,
                 retry_count: config.retry_count,
+                rnr_retry: config.rnr_retry,
                 traffic_class: config.traffic_class,
                 service_level: config.service_level,
             },
@@ -91,6 +94,35 @@ impl RdmaResources {
         })
     }
 
+    /// What this rank has to find out about the way to a peer's port.
+    fn path(&self, rank: Rank, theirs: &PortAddress) -> Result<Way, Error> {
+        let own = self.port();
+        if own.ethernet != theirs.ethernet {
+            return Err(Error::NotOffered {
+                rank,
+                what: if own.ethernet {
+                    "Ethernet port"
+                } else {
+                    "InfiniBand port"
+                },
+            });
+        }
+        Ok(if own.ethernet {
+            Way {
+                mac: self.domain.resolve_mac(theirs.gid)?,
+                global: false,
+            }
+        } else {
+            Way {
+                mac: [0; 6],
+                // By LID within a subnet, by GID between subnets.
+                global: self.global_route
+                    || self.device.port().global
+                    || own.gid.first_chunk::<8>() != theirs.gid.first_chunk::<8>(),
+            }
+        })
+    }
+
     fn lane(&self, depth: u32) -> Result<Lane, Error> {
         let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
         let mut place =
@@ -119,6 +151,12 @@ impl RdmaResources {
             psn: 0,
         })
     }
+}
+
+/// The way to a peer's port, as far as the port itself does not say it.
+struct Way {
+    mac: [u8; 6],
+    global: bool,
 }
 
 #[derive(Debug)]
@@ -210,13 +248,16 @@ impl RdmaLink {
                 limit: self.lanes.len().to_string(),
             });
         }
+        let (own, path) = (resources.port(), resources.path(rank, port)?);
         for ((lane, offer), index) in self.lanes.iter_mut().zip(offers).zip(0u16..) {
             let remote = RemoteEnd {
                 qpn: offer.qpn,
                 psn: offer.psn,
                 gid: port.gid,
+                mac: path.mac,
                 lid: port.lid,
-                mtu: port.mtu.min(resources.device.port().mtu),
+                global: path.global,
+                mtu: port.mtu.min(own.mtu),
                 flow: flow(me, rank, index),
             };
             lane.pair.ready_to_receive(&remote, &resources.settings)?;
@@ -389,6 +430,10 @@ fn fresh_psn(last: u32) -> u32 {
     let step = 0x20_0000 + (clock.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 43) as u32 % 0xc0_0000;
     (last + step) & 0xff_ffff
 }
+
+#[cfg(test)]
+#[cfg(feature = "soft")]
+mod ends;
 
 #[cfg(test)]
 mod tests {

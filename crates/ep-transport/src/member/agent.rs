@@ -9,7 +9,7 @@ use super::status::SharedStatus;
 use crate::control::Control;
 use crate::error::{Chain, Error};
 use crate::events::{MemberEvent, monotonic_us};
-use crate::ids::{Epoch, Incarnation, Rank};
+use crate::ids::{Incarnation, Rank};
 use crate::store::{Changes, LeaseId, Rendezvous, Revision, StoreError, Swap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -2,7 +2,7 @@
 
 use super::VerbsError;
 use super::port::Port;
-use crate::config::Nic;
+use crate::config::{GidChoice, Nic};
 use mlx5gda_sys::ffi;
 use mlx5gda_sys::prm::{CmdStatus, Layout, Mailbox, OutHeader};
 use mlx5gda_sys::table::FnTable;
@@ -40,7 +40,7 @@ impl std::fmt::Debug for Device {
 }
 
 impl Device {
-    pub(crate) fn open(nic: &Nic) -> Result<Arc<Self>, VerbsError> {
+    pub(crate) fn open(nic: &Nic, gid: GidChoice) -> Result<Arc<Self>, VerbsError> {
         match nic {
             #[cfg(feature = "soft")]
             Nic::Soft { address } => {
@@ -48,15 +48,24 @@ impl Device {
                 if let Some(address) = address {
                     config.addresses = vec![(*address).into()];
                 }
-                Self::from_table(soft_hca::fn_table(config)?, None, 1)
+                Self::from_table(soft_hca::fn_table(config)?, None, 1, gid)
+            }
+            #[cfg(feature = "soft")]
+            Nic::SoftWith { config } => {
+                Self::from_table(soft_hca::fn_table((**config).clone())?, None, 1, gid)
             }
             Nic::System { device, port } => {
-                Self::from_table(FnTable::load()?, device.as_deref(), *port)
+                Self::from_table(FnTable::load()?, device.as_deref(), *port, gid)
             }
         }
     }
 
-    fn from_table(table: FnTable, wanted: Option<&str>, port: u8) -> Result<Arc<Self>, VerbsError> {
+    fn from_table(
+        table: FnTable,
+        wanted: Option<&str>,
+        port: u8,
+        gid: GidChoice,
+    ) -> Result<Arc<Self>, VerbsError> {
         let (context, name) = open_context(&table, wanted)?;
         let mut device = Self {
             table,
@@ -66,7 +75,7 @@ impl Device {
             commands: AtomicU64::new(0),
         };
         // From here on an early return closes the context through drop.
-        device.port = Port::query(&device, port)?;
+        device.port = Port::query(&device, port, gid)?;
         Ok(Arc::new(device))
     }
 

@@ -5,6 +5,7 @@
 
 mod device;
 mod object;
+mod path;
 mod port;
 mod qp;
 mod ring;
@@ -47,13 +48,15 @@ pub enum VerbsError {
         /// Its state (`enum ibv_port_state`).
         state: u32,
     },
-    /// The port has no usable address.
-    #[error("port {port} of {device} has no RoCE v2 GID among its {entries} entries")]
+    /// The port has no such address.
+    #[error("port {port} of {device} has no {wanted} among the {entries} entries of its GID table")]
     NoGid {
         /// Device name.
         device: String,
         /// Port number.
         port: u8,
+        /// What was looked for.
+        wanted: String,
         /// Size of its GID table.
         entries: i32,
     },

@@ -63,6 +63,14 @@ impl ProtectionDomain {
     pub(super) fn number(&self) -> u32 {
         self.number
     }
+
+    pub(super) fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut ffi::ibv_pd {
+        self.pd.as_ptr()
+    }
 }
 
 impl Drop for ProtectionDomain {

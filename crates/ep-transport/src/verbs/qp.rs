@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 /// Largest message: 2^30 bytes.
 const LOG_MESSAGE: u32 = 30;
+/// Routers that a packet may pass.
+pub(super) const HOPS: u8 = 64;
 /// First UDP source port that RoCE v2 uses.
 const UDP_PORTS: u16 = 0xc000;
 
@@ -21,6 +23,7 @@ const UDP_PORTS: u16 = 0xc000;
 pub(crate) struct PathSettings {
     pub(crate) ack_timeout: u8,
     pub(crate) retry_count: u8,
+    pub(crate) rnr_retry: u8,
     pub(crate) traffic_class: u8,
     pub(crate) service_level: u8,
 }
@@ -32,7 +35,11 @@ pub(crate) struct RemoteEnd {
     /// First PSN that it will send.
     pub(crate) psn: u32,
     pub(crate) gid: [u8; 16],
+    /// On Ethernet, the MAC address of the peer or of the router on the way to it.
+    pub(crate) mac: [u8; 6],
     pub(crate) lid: u16,
+    /// InfiniBand: packets carry a global route header.
+    pub(crate) global: bool,
     /// Path MTU in bytes: the smaller of both ports'.
     pub(crate) mtu: u32,
     /// Spreads the queue pairs of one peer over UDP source ports.
@@ -223,13 +230,20 @@ impl QueuePair {
         if port.ethernet {
             address.set_src_addr_index(port.gid_index);
             address.set_rgid_rip(remote.gid);
-            address.set_hop_limit(64);
+            address.set_rmac(remote.mac);
+            address.set_hop_limit(HOPS);
             address.set_udp_sport(UDP_PORTS | remote.flow & 0x3fff);
             address.set_dscp(u32::from(path.traffic_class >> 2))?;
             address.set_eth_prio(u32::from(path.service_level & 7))?;
         } else {
             address.set_rlid(remote.lid);
             address.set_sl(path.service_level.into())?;
+            if remote.global {
+                address.set_grh(true);
+                address.set_src_addr_index(port.gid_index);
+                address.set_rgid_rip(remote.gid);
+                address.set_hop_limit(HOPS);
+            }
         }
         Ok(())
     }
@@ -247,7 +261,7 @@ impl QueuePair {
         context.set_pm_state(PmState::Migrated.code())?;
         context.set_next_send_psn(psn)?;
         context.set_retry_count(path.retry_count.into())?;
-        context.set_rnr_retry(path.retry_count.into())?;
+        context.set_rnr_retry(path.rnr_retry.into())?;
         context
             .primary_address_path
             .set_ack_timeout(path.ack_timeout.into())?;

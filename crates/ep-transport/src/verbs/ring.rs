@@ -69,6 +69,12 @@ pub(crate) struct CompletionError {
     pub(crate) vendor: u8,
 }
 
+impl CompletionError {
+    fn is_flush(self) -> bool {
+        Syndrome::from_code(self.syndrome) == Syndrome::WrFlush
+    }
+}
+
 impl std::fmt::Display for CompletionError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let name = Syndrome::from_code(self.syndrome);
@@ -77,8 +83,8 @@ impl std::fmt::Display for CompletionError {
             "{name} (syndrome {:#04x}, vendor {:#04x})",
             self.syndrome, self.vendor
         )?;
-        if name == Syndrome::WrFlush {
-            // All completions share one entry, and the last one stays.
+        if self.is_flush() {
+            // All completions share one entry, and this was the only one seen there.
             write!(f, ", behind an earlier error")?;
         }
         Ok(())
@@ -117,6 +123,9 @@ pub(crate) struct SendQueue {
     completed: Cursor,
     /// End of the last entry that asks for a completion.
     signalled: Cursor,
+    /// The error to report. Entries behind the one that failed are flushed, and their
+    /// completions take the place of its own.
+    error: Option<CompletionError>,
     /// First 8 bytes of the last entry, which ring the doorbell.
     last_control: u64,
 }
@@ -137,6 +146,7 @@ impl SendQueue {
             rung: Cursor(0),
             completed: Cursor(0),
             signalled: Cursor(0),
+            error: None,
             last_control: 0,
         };
         queue.reset()?;
@@ -154,6 +164,7 @@ impl SendQueue {
         ] {
             *cursor = Cursor(0);
         }
+        self.error = None;
         let mut entry = [0; CQE_BYTES];
         // "Invalid" until the NIC writes a completion; a reader that finds a
         // completion of the last life here would count it in this one.
@@ -229,6 +240,11 @@ impl SendQueue {
     }
 
     /// Reads the completion queue: the place up to which everything has completed.
+    ///
+    /// A queue pair that has failed stays so until the reset, and of its errors the first
+    /// one that was seen here and says why is reported again and again. If the flushed
+    /// entries behind it complete before anybody looks, why is not known: the one entry of
+    /// a collapsed queue does not hold it any more, and QUERY_QP does not tell.
     pub(crate) fn poll(&mut self) -> Result<Result<u64, CompletionError>, RegionError> {
         // The NIC writes these 8 bytes of the entry last and at once.
         let tail = self
@@ -249,10 +265,12 @@ impl SendQueue {
                 let mut bytes = [0; CQE_BYTES];
                 self.memory.read(self.places.cqe, &mut bytes)?;
                 // As in `mlx5_err_cqe`.
-                Ok(Err(CompletionError {
+                let now = CompletionError {
                     vendor: bytes[54],
                     syndrome: bytes[55],
-                }))
+                };
+                let known = self.error.filter(|error| !error.is_flush());
+                Ok(Err(*self.error.insert(known.unwrap_or(now))))
             }
         }
     }
@@ -338,6 +356,32 @@ mod tests {
         queue.reset().unwrap();
         assert_eq!(queue.poll().unwrap(), Ok(0));
         assert_eq!(queue.memory.load_acquire(0).unwrap(), 0);
+    }
+
+    fn fail(queue: &SendQueue, syndrome: Syndrome) {
+        let mut entry = [0; CQE_BYTES];
+        entry[55] = syndrome.code();
+        entry[63] = (CqeOpcode::ReqErr as u8) << 4;
+        queue.memory.write(queue.places.cqe, &entry).unwrap();
+    }
+
+    #[test]
+    fn what_failed_is_reported_and_not_what_was_flushed_behind_it() {
+        let (mut queue, _page) = queue(8);
+        let seen = |queue: &mut SendQueue, syndrome| {
+            fail(queue, syndrome);
+            let error = queue.poll().unwrap().unwrap_err();
+            Syndrome::from_code(error.syndrome)
+        };
+        assert_eq!(seen(&mut queue, Syndrome::WrFlush), Syndrome::WrFlush);
+        queue.reset().unwrap();
+        for syndrome in [Syndrome::RemoteAccess, Syndrome::WrFlush] {
+            assert_eq!(seen(&mut queue, syndrome), Syndrome::RemoteAccess);
+        }
+        queue.reset().unwrap();
+        assert_eq!(queue.poll().unwrap(), Ok(0));
+        let next = seen(&mut queue, Syndrome::TransportRetryExceeded);
+        assert_eq!(next, Syndrome::TransportRetryExceeded);
     }
 
     #[test]
