@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::ids::Rank;
+use crate::pci::PciAddress;
 use crate::secret::Secret;
 use std::time::Duration;
 
@@ -37,6 +38,14 @@ pub enum Nic {
     System {
         /// The name, or `None` for the first.
         device: Option<String>,
+        /// Port number, from 1.
+        port: u8,
+    },
+    /// The device of this machine that is nearest to a GPU: the fewest PCI bridges on the
+    /// way, else on the same NUMA node.
+    Nearest {
+        /// Where the GPU is.
+        gpu: PciAddress,
         /// Port number, from 1.
         port: u8,
     },

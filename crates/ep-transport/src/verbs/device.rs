@@ -1,6 +1,7 @@
 //! An open device and the commands sent to it.
 
 use super::VerbsError;
+use super::nearest::nearest_nic;
 use super::port::Port;
 use crate::config::{GidChoice, Nic};
 use mlx5gda_sys::ffi;
@@ -8,6 +9,7 @@ use mlx5gda_sys::prm::{CmdStatus, Layout, Mailbox, OutHeader};
 use mlx5gda_sys::table::FnTable;
 use std::ffi::CStr;
 use std::io;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,6 +58,10 @@ impl Device {
             }
             Nic::System { device, port } => {
                 Self::from_table(FnTable::load()?, device.as_deref(), *port, gid)
+            }
+            Nic::Nearest { gpu, port } => {
+                let name = nearest_nic(Path::new("/sys"), *gpu)?;
+                Self::from_table(FnTable::load()?, Some(&name), *port, gid)
             }
         }
     }

@@ -4,6 +4,7 @@
 //! itself when dropped. Construction either yields a whole object or nothing.
 
 mod device;
+mod nearest;
 mod object;
 mod path;
 mod port;
@@ -37,6 +38,16 @@ pub enum VerbsError {
         wanted: String,
         /// The devices of this machine.
         found: String,
+    },
+    /// The machine does not say where a device is.
+    #[error("no {what} in {}", sysfs.display())]
+    Topology {
+        /// What was looked for.
+        what: String,
+        /// Where sysfs is mounted.
+        sysfs: std::path::PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
     },
     /// The port cannot carry traffic.
     #[error("port {port} of {device} is {state}, not active")]
