@@ -145,6 +145,7 @@ impl State {
             mtu: mtu.bytes(),
             start_psn: Psn::new(qpc.next_rcv_psn()),
             min_rnr_nak: qpc.min_rnr_nak() as u8,
+            max_reads: 1 << qpc.log_rra_max(),
         }));
         qp.state = QpState::Rtr;
         Ok(())

@@ -1,6 +1,7 @@
 //! What a responder works on: the memory that the peer can reach, and the
 //! receive queue.
 
+use mlx5gda_sys::be::Be32;
 use mlx5gda_sys::cqe::{Cqe64, CqeOpcode, CqeOrigin, Syndrome};
 use mlx5gda_sys::prm::QpState;
 use mlx5gda_sys::wqe::DataPtr;
@@ -30,6 +31,7 @@ pub(super) struct ResponderSide<'a> {
 struct Report<'a> {
     cqn: u32,
     qpn: u32,
+    user_index: u32,
     cqs: &'a mut Cqs,
     stats: &'a mut Stats,
 }
@@ -47,9 +49,11 @@ impl Report<'_> {
     }
 
     fn fail(&mut self, index: u16, syndrome: Syndrome) {
+        let user_index = self.user_index;
         // An error counts as solicited.
-        self.write(index, true, |origin| {
-            Cqe64::error(origin, CqeOpcode::RespErr, 0, syndrome, 0)
+        self.write(index, true, |origin| Cqe64 {
+            srqn_uidx: Be32::new(user_index),
+            ..Cqe64::error(origin, CqeOpcode::RespErr, 0, syndrome, 0)
         });
     }
 }
@@ -59,6 +63,7 @@ impl ResponderSide<'_> {
         Report {
             cqn: self.reach.qpc.cqn_rcv(),
             qpn: self.qpn,
+            user_index: self.reach.qpc.user_index(),
             cqs: self.cqs,
             stats: self.stats,
         }
@@ -189,6 +194,7 @@ impl State {
         let mut report = Report {
             cqn: qp.qpc.cqn_rcv(),
             qpn,
+            user_index: qp.qpc.user_index(),
             cqs,
             stats,
         };

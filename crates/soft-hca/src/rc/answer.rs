@@ -43,11 +43,13 @@ enum Answer {
         msn: u32,
         rkey: u32,
         addr: u64,
+        again: bool,
     },
     Atomic {
         psn: Psn,
         msn: u32,
         original: u64,
+        again: bool,
     },
 }
 
@@ -64,6 +66,18 @@ impl Answers {
 
     pub(super) fn is_full(&self) -> bool {
         self.queue.len() >= MAX_ANSWERS
+    }
+
+    /// READs and atomics that wait for the end of their answer, without those
+    /// that came again: their requester counts them once.
+    pub(super) fn outstanding(&self) -> usize {
+        let first_time = |answer: &&Answer| {
+            matches!(
+                answer,
+                Answer::Read { again: false, .. } | Answer::Atomic { again: false, .. }
+            )
+        };
+        self.queue.iter().filter(first_time).count()
     }
 
     pub(super) fn clear(&mut self) {
@@ -84,8 +98,8 @@ impl Answers {
         }
     }
 
-    /// Queues the answer to a READ request.
-    pub(super) fn read(&mut self, first: Seq, reth: &Reth, msn: u32) {
+    /// Queues the answer to a READ request, which may have come `again`.
+    pub(super) fn read(&mut self, first: Seq, reth: &Reth, msn: u32, again: bool) {
         self.queue.push_back(Answer::Read {
             first,
             sent: 0,
@@ -93,15 +107,17 @@ impl Answers {
             msn,
             rkey: reth.rkey,
             addr: reth.addr,
+            again,
         });
     }
 
-    /// Queues the answer to an atomic.
-    pub(super) fn atomic(&mut self, seq: Seq, original: u64, msn: u32) {
+    /// Queues the answer to an atomic, which may have come `again`.
+    pub(super) fn atomic(&mut self, seq: Seq, original: u64, msn: u32, again: bool) {
         self.queue.push_back(Answer::Atomic {
             psn: seq.psn(),
             msn,
             original,
+            again,
         });
     }
 
@@ -126,7 +142,9 @@ impl Answers {
                     msn: *msn,
                 });
             }
-            Answer::Atomic { psn, msn, original } => {
+            Answer::Atomic {
+                psn, msn, original, ..
+            } => {
                 headers.bth.opcode = Opcode::AtomicAcknowledge;
                 headers.bth.psn = *psn;
                 headers.aeth = Some(Aeth {
@@ -142,6 +160,7 @@ impl Answers {
                 msn,
                 rkey,
                 addr,
+                ..
             } => {
                 let len = (*total - *sent).min(mtu);
                 done = *sent + len == *total;

@@ -13,6 +13,8 @@ mod segment;
 mod target;
 
 #[cfg(test)]
+mod bounds;
+#[cfg(test)]
 mod sim;
 
 pub use mlx5gda_sys::wqe::AtomicOp;

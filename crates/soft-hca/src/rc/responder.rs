@@ -13,6 +13,9 @@ use crate::wire::{AckCode, Headers, NakCode, Opcode, Packet, Position, Reth};
 /// Results of atomics that are kept for requests that come again.
 const ATOMIC_HISTORY: usize = 128;
 
+/// Bytes of the longest message, 2^31 (chapter 9.2.8 of the specification).
+const MAX_MESSAGE: u32 = 1 << 31;
+
 /// What a connection is set up with (fields of `qpc`).
 #[derive(Copy, Clone, Debug)]
 pub struct ResponderConfig {
@@ -24,6 +27,8 @@ pub struct ResponderConfig {
     pub start_psn: Psn,
     /// Encoded RNR delay to ask for.
     pub min_rnr_nak: u8,
+    /// READs and atomics that the peer may have in flight.
+    pub max_reads: u32,
 }
 
 /// A message of which more packets are to come.
@@ -196,6 +201,9 @@ impl Responder {
         let bytes = data.len() as u32;
         let (rkey, addr, left, len) = match (self.message, packet.headers.reth) {
             (None, Some(Reth { addr, rkey, len })) => {
+                if len > MAX_MESSAGE {
+                    return Err(Fault::Unsupported);
+                }
                 target.check(rkey, addr, len, Access::Write)?;
                 (rkey, addr, len, len)
             }
@@ -271,12 +279,25 @@ impl Responder {
         }
     }
 
+    /// Whether one more READ or atomic may be in flight (more
+    /// than agreed upon is an invalid request, chapter 9.7.5 of the specification).
+    fn admit(&self) -> Result<(), Fault> {
+        if self.answers.outstanding() >= self.config.max_reads as usize {
+            return Err(Fault::Unsupported);
+        }
+        Ok(())
+    }
+
     fn read(&mut self, reth: &Reth, target: &mut dyn Target) -> Result<(), Fault> {
+        self.admit()?;
+        if reth.len > MAX_MESSAGE {
+            return Err(Fault::Unsupported);
+        }
         target.check(reth.rkey, reth.addr, reth.len, Access::Read)?;
         self.msn = (self.msn + 1) & 0x00ff_ffff;
         let first = self.expected;
         self.expected = first.plus(super::queue::packets(reth.len, self.config.mtu));
-        self.answers.read(first, reth, self.msn);
+        self.answers.read(first, reth, self.msn, false);
         Ok(())
     }
 
@@ -290,6 +311,7 @@ impl Responder {
         if !addr.is_multiple_of(u64::from(op.bytes())) {
             return Err(Fault::Unsupported);
         }
+        self.admit()?;
         target.check(rkey, addr, op.bytes(), Access::Atomic)?;
         let original = target.atomic(rkey, addr, op)?;
         self.msn = (self.msn + 1) & 0x00ff_ffff;
@@ -299,7 +321,7 @@ impl Responder {
             self.atomics.pop_front();
         }
         self.atomics.push_back((seq, original));
-        self.answers.atomic(seq, original, self.msn);
+        self.answers.atomic(seq, original, self.msn, false);
         Ok(())
     }
 
@@ -315,12 +337,12 @@ impl Responder {
             let end = seq.plus(super::queue::packets(reth.len, self.config.mtu));
             let allowed = target.check(reth.rkey, reth.addr, reth.len, Access::Read);
             if end <= self.expected && allowed.is_ok() {
-                self.answers.read(seq, &reth, self.msn);
+                self.answers.read(seq, &reth, self.msn, true);
             }
         } else if opcode.is_atomic() {
             let known = self.atomics.iter().find(|(at, _)| *at == seq).copied();
             if let Some((seq, original)) = known {
-                self.answers.atomic(seq, original, self.msn);
+                self.answers.atomic(seq, original, self.msn, true);
             }
         } else if packet.headers.bth.ack_request || opcode.position().is_end() {
             let last = self.expected.plus(0x00ff_ffff).psn();

@@ -215,6 +215,7 @@ impl Sim {
                 mtu: MTU,
                 start_psn: Psn::new(psn),
                 min_rnr_nak: 1,
+                max_reads: 4,
             }),
             peer: Peer {
                 memory: vec![0; MEMORY],

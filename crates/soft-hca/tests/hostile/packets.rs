@@ -93,6 +93,7 @@ impl Ends {
             mtu: MTU,
             start_psn,
             min_rnr_nak: 1,
+            max_reads: 4,
         });
         let mut ends = Self {
             requester,

@@ -54,6 +54,8 @@ pub(crate) struct Client {
 /// Bytes of data memory.
 pub(crate) const DATA: usize = 1 << 20;
 const CONTROL: usize = 1 << 18;
+/// What completions of queue pairs with a receive queue say.
+pub(crate) const USER_INDEX: u32 = 0x000a_bcde;
 
 impl Client {
     pub(crate) fn new(config: Config) -> Self {
@@ -367,6 +369,7 @@ impl Client {
         qpc.set_rq_type(RqType::Regular.code()).unwrap();
         qpc.set_log_rq_size(log).unwrap();
         qpc.set_log_rq_stride(1).unwrap();
+        qpc.set_user_index(USER_INDEX).unwrap();
         let (object, out) = self.create(input).unwrap();
         Qp {
             object,

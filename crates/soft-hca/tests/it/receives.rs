@@ -8,7 +8,7 @@ use mlx5gda_sys::prm::Mtu;
 use mlx5gda_sys::wqe::{DataPtr, Remote, Wqe};
 use soft_hca::Config;
 
-use crate::client::{Client, Cq, Qp};
+use crate::client::{Client, Cq, Qp, USER_INDEX};
 
 /// A sender and a receiver with a receive queue.
 struct Mail {
@@ -136,6 +136,7 @@ fn a_message_too_long_fails_both_ends_and_flushes_the_buffers() {
         let cqe = mail.b.next(&mut mail.cq_b);
         assert_eq!(cqe.opcode(), Ok(CqeOpcode::RespErr));
         assert_eq!((cqe.wqe_counter(), cqe.syndrome()), (index, syndrome));
+        assert_eq!(cqe.srqn_uidx.get(), USER_INDEX);
     }
     let cqe = mail.a.next(&mut mail.cq_a);
     assert_eq!(cqe.syndrome(), Syndrome::RemoteInvalidRequest);

@@ -281,8 +281,10 @@ impl<P> Requester<P> {
             .take_while(|entry| entry.first < self.next)
             .filter(|entry| entry.wr.op.wants_data())
             .map(|entry| {
-                let from = self.una.max(entry.first);
-                self.next.min(entry.end).since(from).div_ceil(READ_CHUNK)
+                // Whole request packets: one of which a part is answered counts.
+                let answered = self.una.max(entry.first).since(entry.first);
+                let asked = self.next.min(entry.end).since(entry.first);
+                asked.div_ceil(READ_CHUNK) - answered / READ_CHUNK
             })
             .sum()
     }
