@@ -123,8 +123,9 @@ impl Heap {
     }
 
     /// The number of free blocks that [`alloc`](Self::alloc) looks at before it
-    /// gives up, in a heap that was not told otherwise: a few microseconds' worth.
-    pub const SEARCH_LIMIT: u32 = 1024;
+    /// gives up, in a heap that was not told otherwise. Looking at so many takes a few
+    /// microseconds, or, where none of their records is in a cache, a hundred.
+    pub const SEARCH_LIMIT: u32 = 256;
 
     /// Sets the number of free blocks that [`alloc`](Self::alloc) looks at when no
     /// list has only blocks that fit. It bounds the time that an allocation takes.
