@@ -39,4 +39,4 @@ pub use member::records::{RECORD_VERSION, RecordError};
 pub use pci::PciAddress;
 pub use region::{Region, RegionError};
 pub use secret::Secret;
-pub use verbs::VerbsError;
+pub use verbs::{GpuMemory, GpuRange, VerbsError};

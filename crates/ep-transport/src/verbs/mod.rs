@@ -4,6 +4,7 @@
 //! itself when dropped. Construction either yields a whole object or nothing.
 
 mod device;
+mod gpu;
 mod nearest;
 mod object;
 mod path;
@@ -12,6 +13,7 @@ mod qp;
 mod ring;
 
 pub(crate) use device::Device;
+pub use gpu::{GpuMemory, GpuRange};
 pub(crate) use object::{CompletionQueue, MemoryRegion, ProtectionDomain, Uar, Umem};
 pub(crate) use qp::{PathSettings, QueuePair, RemoteEnd, state_name};
 pub(crate) use ring::{PostError, QueuePlaces, SendQueue};
@@ -78,6 +80,18 @@ pub enum VerbsError {
         call: &'static str,
         /// What it was for.
         object: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The NIC cannot reach a GPU's memory.
+    #[error("{device} cannot reach GPU memory ({object}): {missing}")]
+    GpuDirect {
+        /// The NIC.
+        device: String,
+        /// The memory.
+        object: String,
+        /// What is missing for GPUDirect.
+        missing: &'static str,
         /// The system's answer.
         source: std::io::Error,
     },

@@ -83,14 +83,15 @@ impl Drop for ProtectionDomain {
 /// A region registered for remote writes.
 ///
 /// # Invariants
-/// `mr` is registered until drop and `region` is mapped at least as long.
+/// `mr` is registered until drop, and its memory is there at least as long: `_region` sees
+/// to it, or whoever registered memory that is not a [`Region`].
 #[derive(Debug)]
 pub(crate) struct MemoryRegion {
     mr: NonNull<ffi::ibv_mr>,
     lkey: u32,
     rkey: u32,
     domain: Arc<ProtectionDomain>,
-    _region: Arc<Region>,
+    _region: Option<Arc<Region>>,
 }
 
 // SAFETY: verbs objects may be used from any thread.
@@ -105,17 +106,65 @@ impl MemoryRegion {
     ) -> Result<Self, VerbsError> {
         // SAFETY: the range is mapped, and stays so while this object holds the
         // region; all access to it is through raw copies and atomics.
+        let mut registered = unsafe { Self::register_at(domain, region.address(), region.len()) }?;
+        registered._region = Some(Arc::clone(region));
+        Ok(registered)
+    }
+
+    /// Registers memory that is not a [`Region`], by its address.
+    ///
+    /// # Safety
+    /// It stays where it is until drop, and nothing refers to it by Rust references.
+    pub(super) unsafe fn register_at(
+        domain: &Arc<ProtectionDomain>,
+        address: u64,
+        len: u64,
+    ) -> Result<Self, VerbsError> {
+        // SAFETY: by our contract.
         let mr = unsafe {
             (domain.device.table().ibv_reg_mr)(
                 domain.pd.as_ptr(),
-                region.address() as *mut _,
-                region.len() as usize,
+                address as *mut _,
+                len as usize,
                 WRITABLE,
             )
         };
-        let mr = NonNull::new(mr).ok_or_else(|| {
-            Device::call_failed("ibv_reg_mr", &format!("buffer of {} bytes", region.len()))
-        })?;
+        Self::from_raw(domain, mr, "ibv_reg_mr", len)
+    }
+
+    /// Registers memory behind a descriptor, to be named by addresses from `address` on.
+    ///
+    /// # Safety
+    /// It does not become shorter until drop, and nothing refers to it by Rust references.
+    pub(super) unsafe fn register_dmabuf(
+        domain: &Arc<ProtectionDomain>,
+        file: i32,
+        offset: u64,
+        len: u64,
+        address: u64,
+    ) -> Result<Self, VerbsError> {
+        // SAFETY: by our contract.
+        let mr = unsafe {
+            (domain.device.table().ibv_reg_dmabuf_mr)(
+                domain.pd.as_ptr(),
+                offset,
+                len as usize,
+                address,
+                file,
+                WRITABLE,
+            )
+        };
+        Self::from_raw(domain, mr, "ibv_reg_dmabuf_mr", len)
+    }
+
+    fn from_raw(
+        domain: &Arc<ProtectionDomain>,
+        mr: *mut ffi::ibv_mr,
+        call: &'static str,
+        len: u64,
+    ) -> Result<Self, VerbsError> {
+        let mr = NonNull::new(mr)
+            .ok_or_else(|| Device::call_failed(call, &format!("buffer of {len} bytes")))?;
         // SAFETY: a registration that was just returned is readable.
         let (lkey, rkey) = unsafe { ((*mr.as_ptr()).lkey, (*mr.as_ptr()).rkey) };
         Ok(Self {
@@ -123,7 +172,7 @@ impl MemoryRegion {
             lkey,
             rkey,
             domain: Arc::clone(domain),
-            _region: Arc::clone(region),
+            _region: None,
         })
     }
 
