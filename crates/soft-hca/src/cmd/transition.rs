@@ -179,6 +179,7 @@ impl State {
             window,
         }));
         qp.state = QpState::Rts;
+        // Doorbells may have been rung before.
         self.make_hot(qpn);
         Ok(())
     }

@@ -66,9 +66,10 @@ impl Cqs {
         }
     }
 
-    /// Acts on arming words that have changed.
-    pub(crate) fn look_at_arming(&mut self) {
-        for (&cqn, cq) in &mut self.queues {
+    /// Acts on arming words that have changed, those of a page's queues.
+    pub(crate) fn look_at_arming(&mut self, page: u32) {
+        let of_page = |(_, cq): &(&u32, &mut Cq)| cq.cqc.uar_page() == page;
+        for (&cqn, cq) in self.queues.iter_mut().filter(of_page) {
             let word = cq.arm_word();
             if word != cq.arm_seen && cq.arm(word) {
                 self.notices.push(Notice::Completion(cqn));

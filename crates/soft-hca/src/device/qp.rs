@@ -70,6 +70,8 @@ pub(crate) struct Qp {
     pub(crate) has_rq: bool,
     /// Send blocks fetched so far, modulo 65536.
     pub(crate) sq_head: u16,
+    /// Send blocks posted when the doorbell was rung last.
+    pub(crate) sq_tail: u16,
     pub(crate) rq: ReceiveQueue,
     pub(crate) path: Option<Path>,
     pub(crate) requester: Option<Requester<Source>>,
@@ -98,6 +100,7 @@ impl Qp {
             buffers,
             has_rq: !no_rq,
             sq_head: 0,
+            sq_tail: 0,
             rq: ReceiveQueue::default(),
             path: None,
             requester: None,
@@ -119,9 +122,17 @@ impl Qp {
         self.buffers.counter(SEND).unwrap_or(self.sq_head)
     }
 
+    /// The doorbell was rung: what is posted by now may start, once the state
+    /// allows it. In Reset there is no queue to post to.
+    pub(crate) fn ring(&mut self) {
+        if self.state != QpState::Rst {
+            self.sq_tail = self.posted();
+        }
+    }
+
     /// Whether send WQEs wait to be executed, or WQEs to be flushed.
     pub(crate) fn has_posted(&self) -> bool {
-        let sends = !self.qpc.no_sq() && self.posted() != self.sq_head;
+        let sends = !self.qpc.no_sq() && self.sq_tail != self.sq_head;
         match self.state {
             QpState::Rts => sends,
             QpState::Err => sends || self.has_receives(),
@@ -149,6 +160,7 @@ impl Qp {
     pub(crate) fn reset(&mut self) {
         self.state = QpState::Rst;
         self.sq_head = 0;
+        self.sq_tail = 0;
         self.rq = ReceiveQueue::default();
         self.path = None;
         self.requester = None;

@@ -36,7 +36,7 @@ impl State {
             {
                 return any;
             }
-            let waiting = qp.posted().wrapping_sub(qp.sq_head);
+            let waiting = qp.sq_tail.wrapping_sub(qp.sq_head);
             if waiting == 0 {
                 return any;
             }
@@ -45,7 +45,7 @@ impl State {
             if waiting > size {
                 // The producer has run over entries that were not executed.
                 let index = qp.sq_head;
-                qp.sq_head = qp.posted();
+                qp.sq_head = qp.sq_tail;
                 submit(qp, bad(index), Some(Status::LocalOperation), cqs, stats);
                 continue;
             }

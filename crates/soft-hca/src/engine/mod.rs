@@ -24,9 +24,6 @@ pub(crate) const LONGEST_NAP: Duration = Duration::from_millis(1);
 const SHORTEST_NAP: Duration = Duration::from_micros(50);
 /// How long the engine looks for more work before it sleeps.
 const SPIN: Duration = Duration::from_micros(100);
-/// Doorbell records are read at least this often without a doorbell: receive
-/// queues have none, and those of queue pairs in error are flushed.
-const SCAN_EVERY: Duration = Duration::from_millis(10);
 /// System calls that receive, before anything else is looked at.
 const RECEIVE_BATCH: usize = 16;
 
@@ -40,7 +37,6 @@ pub(crate) fn run(device: &Device, stop: &AtomicBool) {
         ),
         delayed: DelayLine::default(),
         inbox: vec![0; 1 << 16],
-        scanned: Instant::now(),
     };
     let mut idle_since = Instant::now();
     let mut nap = SHORTEST_NAP;
@@ -83,7 +79,6 @@ struct Engine<'a> {
     senders: Senders<'a>,
     delayed: DelayLine,
     inbox: Vec<u8>,
-    scanned: Instant,
 }
 
 impl Engine<'_> {
@@ -109,7 +104,7 @@ impl Engine<'_> {
         if state.faults.is_frozen() {
             return (busy, deadline);
         }
-        self.scan_doorbells(&mut state, now);
+        state.answer_doorbells();
         for qpn in std::mem::take(&mut state.hot) {
             busy |= state.fetch(qpn) | state.flush_receives(qpn);
             busy |= self.transmit(&mut state, qpn, now);
@@ -131,39 +126,34 @@ impl Engine<'_> {
         state.stats.drop_packets(DropReason::Send, lost);
         (busy, deadline.into_iter().chain(self.delayed.due()).min())
     }
+}
 
-    /// Several queue pairs may share a doorbell register and overwrite each
-    /// other's value, so a write to any register has all doorbell records
-    /// looked at; and now and then they are looked at without one.
-    fn scan_doorbells(&mut self, state: &mut State, now: Instant) {
-        let due = now.duration_since(self.scanned) >= SCAN_EVERY;
-        let State {
+impl State {
+    /// Starts what doorbells ask for, and nothing else. Several queues may share
+    /// a register and overwrite each other's value, so a write to one has the
+    /// records of all queues of its page looked at.
+    fn answer_doorbells(&mut self) {
+        let Self {
             qps,
             hot,
             uars,
             cqs,
             ..
-        } = state;
-        let mut rung = due;
-        let mut arming = due;
+        } = self;
         for (&page, uar) in &*uars {
-            rung |= uar.page.rung();
             if let Some(value) = uar.page.cq_rung() {
                 cqs.rung(page, value);
-                arming = true;
+                cqs.look_at_arming(page);
             }
-        }
-        if arming {
-            cqs.look_at_arming();
-        }
-        if !rung {
-            return;
-        }
-        self.scanned = now;
-        for qp in qps.values_mut() {
-            if !qp.hot && qp.has_posted() {
-                qp.hot = true;
-                hot.push(qp.number);
+            if !uar.page.rung() {
+                continue;
+            }
+            for qp in qps.values_mut().filter(|qp| qp.qpc.uar_page() == page) {
+                qp.ring();
+                if !qp.hot && qp.has_posted() {
+                    qp.hot = true;
+                    hot.push(qp.number);
+                }
             }
         }
     }

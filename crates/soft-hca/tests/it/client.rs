@@ -521,8 +521,22 @@ impl Client {
     /// Posts whatever bytes, in whole blocks.
     pub(crate) fn post_bytes(&self, qp: &mut Qp, wqe: &[u8]) {
         self.place_bytes(qp, wqe);
+        self.record(qp);
+        // The value says nothing that the doorbell record does not say.
+        self.write_doorbell(1);
+    }
+
+    /// Says in the doorbell record what is posted, and rings nothing.
+    pub(crate) fn record(&self, qp: &Qp) {
         let record = u32::from(qp.posted).to_be();
         self.doorbell_record(qp).store(record, Ordering::Release);
+    }
+
+    /// Writes to the doorbell register.
+    pub(crate) fn write_doorbell(&self, value: u64) {
+        // SAFETY: the register is in the UAR page, which is alive.
+        let register = unsafe { AtomicU64::from_ptr((*self.uar).reg_addr.cast()) };
+        register.store(value, Ordering::Release);
     }
 
     pub(crate) fn place(&self, qp: &mut Qp, wqe: &Wqe) {
@@ -541,11 +555,8 @@ impl Client {
     }
 
     pub(crate) fn ring(&self, qp: &Qp, wqe: &Wqe) {
-        let record = u32::from(qp.posted).to_be();
-        self.doorbell_record(qp).store(record, Ordering::Release);
-        // SAFETY: the register is in the UAR page, which is alive.
-        let register = unsafe { AtomicU64::from_ptr((*self.uar).reg_addr.cast()) };
-        register.store(wqe.ctrl_doorbell(), Ordering::Release);
+        self.record(qp);
+        self.write_doorbell(wqe.ctrl_doorbell());
     }
 
     pub(crate) fn signalled(&self, qp: &Qp) -> Post {
@@ -623,13 +634,19 @@ impl Client {
             .store(consumed, Ordering::Release);
     }
 
-    /// Arms a queue for the completion after those consumed: writes the arming
-    /// word and the doorbell register.
-    pub(crate) fn arm(&self, cq: &Cq, sequence: u32, solicited: bool) {
+    /// Writes the arming word, and rings nothing.
+    pub(crate) fn record_arming(&self, cq: &Cq, sequence: u32, solicited: bool) -> u32 {
         let word = sequence << 28 | u32::from(solicited) << 24 | cq.consumed & 0x00ff_ffff;
         // SAFETY: in control memory, aligned.
         unsafe { AtomicU32::from_ptr(self.control(cq.doorbell + 4).cast()) }
             .store(word.to_be(), Ordering::Release);
+        word
+    }
+
+    /// Arms a queue for the completion after those consumed: writes the arming
+    /// word and the doorbell register.
+    pub(crate) fn arm(&self, cq: &Cq, sequence: u32, solicited: bool) {
+        let word = self.record_arming(cq, sequence, solicited);
         let value = u64::from(word) << 32 | u64::from(cq.number);
         // SAFETY: the register is in the UAR page, which is alive.
         let register = unsafe {

@@ -5,6 +5,7 @@ mod channel;
 mod client;
 mod commands;
 mod completions;
+mod doorbells;
 mod end_to_end;
 mod events;
 mod faults;
