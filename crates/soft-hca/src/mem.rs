@@ -6,6 +6,7 @@
 //! is copied from and to by raw pointers, and what others poll is accessed with
 //! atomics.
 
+mod protection;
 mod uar;
 
 use std::os::fd::BorrowedFd;
@@ -203,8 +204,18 @@ impl Region {
             .ok()
     }
 
-    /// Whether the range is mapped now.
+    /// Whether the range is mapped now, with the access that the region has.
     pub(crate) fn is_mapped(&self) -> bool {
+        let start = self.base.addr();
+        let Some(end) = start.checked_add(self.len) else {
+            return false;
+        };
+        protection::allows(&(start..end), self.writable).unwrap_or_else(|| self.is_present())
+    }
+
+    /// Whether the range is mapped now, whatever may be done with it: one call
+    /// of the system.
+    fn is_present(&self) -> bool {
         const PAGE: usize = 4096;
         let start = self.base.addr() & !(PAGE - 1);
         let Some(end) = self.base.addr().checked_add(self.len) else {

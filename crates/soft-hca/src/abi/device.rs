@@ -30,10 +30,11 @@ static LISTED: Mutex<Vec<Listed>> = Mutex::new(Vec::new());
 /// Device lists handed out: address, and entries with the null at the end.
 static LISTS: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
 
-fn copy_name(to: &mut [c_char], name: &str) {
+/// Copies as much text as fits, with a zero at the end.
+pub(super) fn copy_text(to: &mut [c_char], text: &str) {
     // The last byte stays zero.
     let room = to.len().saturating_sub(1);
-    for (to, from) in to[..room].iter_mut().zip(name.bytes()) {
+    for (to, from) in to[..room].iter_mut().zip(text.bytes()) {
         *to = from as c_char;
     }
 }
@@ -49,8 +50,8 @@ fn listed(device: &Arc<Device>) -> *mut ffi::ibv_device {
         transport_type: ffi::IBV_TRANSPORT_IB,
         ..Default::default()
     });
-    copy_name(&mut value.name, device.name());
-    copy_name(&mut value.dev_name, device.name());
+    copy_text(&mut value.name, device.name());
+    copy_text(&mut value.dev_name, device.name());
     let value = NonNull::from(Box::leak(value));
     all.push(Listed {
         device: Arc::clone(device),

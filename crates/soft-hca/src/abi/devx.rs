@@ -246,7 +246,7 @@ pub(super) unsafe extern "C" fn mlx5dv_init_obj(obj: *mut ffi::mlx5dv_obj, types
             // SAFETY: the caller's pointer, readable by contract.
             let ah = unsafe { (*obj).ah };
             let (_, _, av) = handle::look(ah.in_, |kind| match kind {
-                Kind::Ah(_, vector) => Some(vector.as_ptr()),
+                Kind::Ah(_, vector, _) => Some(vector.as_ptr()),
                 _ => None,
             })?;
             // SAFETY: the caller's pointer, writable by contract.

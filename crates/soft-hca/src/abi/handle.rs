@@ -54,8 +54,9 @@ pub(super) enum Kind {
     Umem(Owned<ffi::mlx5dv_devx_umem>, u32),
     Uar(Owned<ffi::mlx5dv_devx_uar>, u32),
     Object(Owned<u64>, ObjectId),
-    /// A path, and the address vector of the device for it.
-    Ah(Owned<ffi::ibv_ah>, Owned<ffi::mlx5_wqe_av>),
+    /// A path, the address vector of the device for it, and the address of its
+    /// protection domain.
+    Ah(Owned<ffi::ibv_ah>, Owned<ffi::mlx5_wqe_av>, usize),
     Channel(ClientChannel),
 }
 
@@ -68,7 +69,7 @@ impl Kind {
             Self::Umem(value, _) => value.as_ptr().addr(),
             Self::Uar(value, _) => value.as_ptr().addr(),
             Self::Object(value, _) => value.as_ptr().addr(),
-            Self::Ah(value, _) => value.as_ptr().addr(),
+            Self::Ah(value, ..) => value.as_ptr().addr(),
             Self::Channel(channel) => channel.value.as_ptr().addr(),
         }
     }
@@ -114,6 +115,13 @@ pub(super) fn context(pointer: *const ffi::ibv_context) -> Result<(Arc<Device>, 
         matches!(kind, Kind::Context(_)).then_some(())
     })
     .map(|(device, context, ())| (device, context))
+}
+
+/// Whether there are address handles of a protection domain.
+pub(super) fn has_paths(pd: *const ffi::ibv_pd) -> bool {
+    handles()
+        .values()
+        .any(|handle| matches!(&handle.kind, Kind::Ah(_, _, of) if *of == pd.addr()))
 }
 
 /// Forgets a pointer and frees what it points to.

@@ -90,6 +90,10 @@ fn pd(pointer: *const ffi::ibv_pd) -> Result<(Arc<Device>, ContextId, u32), Errn
 #[cfg_attr(feature = "export", unsafe(no_mangle))]
 pub(super) unsafe extern "C" fn ibv_dealloc_pd(pointer: *mut ffi::ibv_pd) -> c_int {
     number(pd(pointer).and_then(|(device, _, number)| {
+        // Address handles are the library's own, so the device knows of none.
+        if handle::has_paths(pointer) {
+            return Err(Errno::BUSY);
+        }
         let mut state = device.lock();
         state.begin(CmdOpcode::DeallocPd).map_err(refused)?;
         state.dealloc_pd(number).map_err(|reason| match reason {

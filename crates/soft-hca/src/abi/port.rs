@@ -6,6 +6,7 @@ use core::mem::{offset_of, size_of};
 use mlx5gda_sys::ffi;
 use rustix::io::Errno;
 
+use super::device::copy_text;
 use super::errno::{minus_one, number, pointer};
 use super::handle::{self, Kind, Owned};
 use crate::device::{Device, limits};
@@ -30,9 +31,15 @@ pub(super) fn guid(device: &Device) -> u64 {
     device.port().guid().to_be()
 }
 
+/// Firmware version: of this crate, as the device has no other.
+const FIRMWARE: &str = env!("CARGO_PKG_VERSION");
+
 pub(super) fn device_attr(device: &Device) -> ffi::ibv_device_attr {
     let objects = 1 << limits::LOG_OBJECTS;
+    let mut fw_ver = [0; 64];
+    copy_text(&mut fw_ver, FIRMWARE);
     ffi::ibv_device_attr {
+        fw_ver,
         node_guid: guid(device),
         sys_image_guid: guid(device),
         max_mr_size: u64::MAX,
@@ -269,11 +276,8 @@ pub(super) unsafe extern "C" fn ibv_create_ah(
             handle: 0,
         });
         let pointer = value.as_ptr();
-        handle::insert(
-            &device,
-            context,
-            Kind::Ah(value, Owned::new(address_vector(&attr))),
-        );
+        let vector = Owned::new(address_vector(&attr));
+        handle::insert(&device, context, Kind::Ah(value, vector, pd.addr()));
         Ok(pointer)
     }))
 }

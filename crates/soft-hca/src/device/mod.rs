@@ -9,6 +9,7 @@ mod objects;
 mod open;
 mod qp;
 mod state;
+mod thread;
 
 pub(crate) use cq::{Cq, Health};
 pub(crate) use cqs::{Cqs, Notice};

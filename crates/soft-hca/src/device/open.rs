@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{ContextId, State};
+use super::{ContextId, State, thread};
 use crate::config::Config;
 use crate::engine;
 use crate::error::Error;
@@ -156,13 +156,12 @@ impl Device {
         if running.engine.is_none() {
             let stop = Arc::new(AtomicBool::new(false));
             let (device, flag) = (Arc::clone(self), Arc::clone(&stop));
-            let thread = std::thread::Builder::new()
-                .name(self.name.clone())
-                .spawn(move || engine::run(&device, &flag))
-                .map_err(|source| Error::Thread {
-                    device: self.name.clone(),
-                    source,
-                })?;
+            let run = move || engine::run(&device, &flag);
+            let thread = thread::spawn(self.name.clone(), run);
+            let thread = thread.map_err(|source| Error::Thread {
+                device: self.name.clone(),
+                source,
+            })?;
             running.engine = Some((stop, thread));
         }
         let context = ContextId(CONTEXTS.fetch_add(1, Ordering::Relaxed));

@@ -14,6 +14,7 @@ mod masked;
 mod namespace;
 mod networks;
 mod posting;
+mod process;
 mod queries;
 mod receives;
 mod strictness;
