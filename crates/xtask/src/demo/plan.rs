@@ -33,7 +33,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 4)]
     pub(crate) top_k: u32,
     /// Ranks come, leave and die as this file says: a JSON array of phases, each an
-    /// array of the ranks that take part in it, such as [[0,1],[0,1,2,3],[0,1,-2,3],[0,3]].
+    /// array of the ranks that take part in it, such as `[[0,1],[0,1,2,3],[0,1,-2,3],[0,3]]`.
     /// Who is missing from the next phase leaves on purpose, who is new there joins, a
     /// negative rank gets SIGKILL in the middle of the phase (-0 for rank 0). Capacity is
     /// the largest rank plus one
