@@ -67,7 +67,7 @@ pub struct DataPtr {
     pub addr: u64,
     /// Local key.
     pub lkey: u32,
-    /// Length in bytes, 1 to 2^31 - 1 (0 means 2^31 to the device).
+    /// Length in bytes, 1 to 2^31 - 1 to post; 2^31 is what the device takes a length of 0 for.
     pub len: u32,
 }
 

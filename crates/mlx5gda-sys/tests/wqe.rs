@@ -319,8 +319,12 @@ fn parser_refuses_malformed_entries() {
         })
     );
     assert_eq!(
+        // A length of 0 is 2^31.
         spoiled(7, 4),
-        Err(WqeError::SegmentLength { index: 1, len: 0 })
+        Err(WqeError::MessageTooLong {
+            len: 0x8000_1000,
+            limit: 1 << 31
+        })
     );
     assert_eq!(
         spoiled(32, 0x80),

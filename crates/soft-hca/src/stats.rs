@@ -12,6 +12,8 @@ pub enum DropReason {
     Malformed,
     /// Wrong invariant CRC.
     Icrc,
+    /// Of another partition.
+    Partition,
     /// No such queue pair.
     UnknownQp,
     /// The queue pair is not in a state to receive it.

@@ -175,6 +175,10 @@ static uint32_t create_mkey(struct nic *of, struct mlx5dv_devx_umem *umem,
 	put(in, MKC + 0x68, 24, of->pdn);
 	put(in, MKC + 0x80, 64, (uintptr_t)of->data);
 	put(in, MKC + 0xc0, 64, DATA);
+	/* Pages of 4 KiB; two translations take 16 bytes. */
+	put(in, MKC + 0x1a0, 32, DATA / 4096 / 2);
+	put(in, MKC + 0x1db, 5, 12);
+	put(in, 0x300, 32, DATA / 4096 / 2);
 	put(in, 0x320, 32, umem->umem_id);
 	*obj = mlx5dv_devx_obj_create(of->context, in, sizeof(in), out, sizeof(out));
 	return *obj ? get(out, 0x48, 24) << 8 | 0x42 : 0;

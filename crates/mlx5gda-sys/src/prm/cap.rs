@@ -131,8 +131,10 @@ layout! {
             /// Outstanding reads and atomics as responder: 2^value.
             log_max_ra_res_qp, set_log_max_ra_res_qp: bits(6) @ 0x15a;
             end_pad, set_end_pad: bool @ 0x160;
+            /// GIDs: 8 * 2^value.
             gid_table_size, set_gid_table_size: u16 @ 0x170;
             max_qp_cnt, set_max_qp_cnt: bits(10) @ 0x186;
+            /// Partition keys: 128 * 2^value.
             pkey_table_size, set_pkey_table_size: u16 @ 0x190;
             /// Time the device may take to acknowledge: 4.096 us * 2^value.
             local_ca_ack_delay, set_local_ca_ack_delay: bits(5) @ 0x1ab;

@@ -234,16 +234,11 @@ impl Cursor<'_> {
             if len & INLINE_SEG != 0 {
                 return Err(WqeError::UnexpectedInline);
             }
-            if len == 0 {
-                return Err(WqeError::SegmentLength {
-                    index: list.len,
-                    len,
-                });
-            }
             list.push(DataPtr {
                 addr: seg.addr.get(),
                 lkey: seg.lkey.get(),
-                len,
+                // The length that its 31 bits have no room for.
+                len: if len == 0 { INLINE_SEG } else { len },
             })?;
         }
         let len = list.total();

@@ -9,6 +9,9 @@ use crate::device::{State, limits};
 use crate::net::Port;
 use crate::wire::UDP_PORT;
 
+/// Lowest UDP source port that a path may ask for.
+pub(super) const MIN_SRC_PORT: u16 = 0xc000;
+
 impl State {
     pub(super) fn query_hca_cap(
         &self,
@@ -36,7 +39,8 @@ fn general(out: &mut QueryHcaCapOut, port: &Port) -> CmdResult {
     let cap = &mut out.capability;
     cap.set_log_max_qp_sz(limits::LOG_QUEUE as u8);
     cap.set_log_max_cq_sz(limits::LOG_CQ as u8);
-    cap.set_gid_table_size(port.gid_count() as u16);
+    // 8 * 2^0 GIDs and 128 * 2^0 partition keys: no table is smaller.
+    cap.set_gid_table_size(0);
     cap.set_pkey_table_size(0);
     cap.set_num_ports(1);
     cap.set_native_port_num(1);
@@ -87,7 +91,7 @@ fn roce(out: &mut QueryRoceCapOut, port: &Port) {
     cap.set_roce_version(1 << 2);
     cap.set_sw_r_roce_src_udp_port(true);
     cap.set_r_roce_dest_udp_port(UDP_PORT);
-    cap.set_r_roce_min_src_udp_port(0xc000);
+    cap.set_r_roce_min_src_udp_port(MIN_SRC_PORT);
     cap.set_r_roce_max_src_udp_port(0xffff);
     cap.set_roce_address_table_size(port.gid_count() as u16);
 }
@@ -117,5 +121,12 @@ mod tests {
         general(&mut out, &port).unwrap();
         assert_eq!(out.capability.log_max_msg(), limits::LOG_MESSAGE);
         assert_eq!(out.capability.num_ports(), 1);
+        let gids = 8u32 << out.capability.gid_table_size();
+        assert_eq!(
+            gids,
+            8,
+            "the smallest table that holds {}",
+            port.gid_count()
+        );
     }
 }

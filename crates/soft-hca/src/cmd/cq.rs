@@ -20,6 +20,12 @@ const LOG_SIZE: u32 = 1 << 0;
 const PAGE_OFFSET: u32 = 1 << 1;
 const PAGE_SIZE: u32 = 1 << 2;
 
+/// Bytes that a `page_offset` stands for: it counts 64ths of a page of
+/// `2^log_page_size` times 4 KiB.
+pub(super) fn page_offset(count: u32, log_page_size: u32) -> u64 {
+    u64::from(count) * (64 << log_page_size)
+}
+
 impl State {
     /// `len` bytes at `offset` of a umem, `offset` a multiple of `align`.
     ///
@@ -57,7 +63,7 @@ impl State {
         let entries = if cqc.cc() { 1 } else { 1 << cqc.log_cq_size() };
         let offset = command
             .cq_umem_offset()
-            .checked_add(u64::from(cqc.page_offset()) * 64)
+            .checked_add(page_offset(cqc.page_offset(), cqc.log_page_size()))
             .ok_or(Reason::UmemRange)?;
         let ring = self.span(command.cq_umem_id(), offset, entries * 64, 64)?;
         if !ring.region.is_writable() {
@@ -135,7 +141,7 @@ impl State {
         }
         let offset = command
             .cq_umem_offset()
-            .checked_add(u64::from(cqc.page_offset()) * 64)
+            .checked_add(page_offset(cqc.page_offset(), cqc.log_page_size()))
             .ok_or(Reason::UmemRange)?;
         let ring = self.span(command.cq_umem_id(), offset, 64 << log, 64)?;
         if !ring.region.is_writable() {

@@ -12,6 +12,24 @@ const PAGES: (u32, u32) = (0, 1);
 /// `mkc.qpn`: any queue pair.
 const ANY_QP: u32 = 0x00ff_ffff;
 
+/// The smallest page that is translated, 4 KiB.
+const LOG_PAGE: u32 = 12;
+
+/// Whether the key has pages, a translation for each, and its start where the
+/// memory starts within its page. Two translations take 16 bytes.
+fn check_pages(mkc: &Mkc, offset: u64) -> CmdResult {
+    let log = mkc.log_page_size();
+    let within = mkc.start_addr() & ((1 << log) - 1);
+    let pages = (within + (mkc.length() - 1)) / (1 << log) + 1;
+    if log < LOG_PAGE || pages > u64::from(mkc.translations_octword_size()) * 2 {
+        return Err(Reason::MkeyPages);
+    }
+    if within != offset & ((1 << log) - 1) {
+        return Err(Reason::MkeyStart);
+    }
+    Ok(())
+}
+
 impl State {
     /// Bits 31:8 of the new key.
     pub(super) fn create_mkey(
@@ -32,6 +50,7 @@ impl State {
             return Err(Reason::MkeyRange);
         }
         let span = self.span(command.mkey_umem_id(), command.mkey_umem_offset(), len, 1)?;
+        check_pages(mkc, command.mkey_umem_offset())?;
         let writes = mkc.lw() || mkc.rw() || mkc.a();
         if writes && !span.region.is_writable() {
             return Err(Reason::ReadOnly);

@@ -2,6 +2,7 @@
 
 use mlx5gda_sys::prm::{CreateQpIn, QpState, Qpc, RqType, ServiceType};
 
+use super::cq::page_offset;
 use super::{CmdResult, Reason};
 use crate::device::{ContextId, ObjectId, Qp, QpBuffers, RECEIVE, State, limits};
 
@@ -31,7 +32,7 @@ impl State {
         }
         let offset = command
             .wq_umem_offset()
-            .checked_add(u64::from(qpc.page_offset()) * 64)
+            .checked_add(page_offset(qpc.page_offset(), qpc.log_page_size()))
             .ok_or(Reason::UmemRange)?;
         let work = self.span(command.wq_umem_id(), offset, rq_bytes + sq_bytes, 64)?;
         let doorbell = self.span(qpc.dbr_umem_id(), qpc.dbr_addr(), 8, 8)?;

@@ -118,12 +118,26 @@ reasons! {
     RemoteLid = 0x5f_0039, BadParam, "remote LID not unicast";
     /// The port has one LID, and no path bits.
     PathBits = 0x5f_003a, BadParam, "source path bits of a port with one LID";
+    /// The transition does not take these optional fields.
+    OptParam = 0x5f_003b, BadParam, "optional parameters that the transition does not take";
+    /// Bits that have no meaning are set.
+    Reserved = 0x5f_003c, BadParam, "reserved bits set";
+    /// There is one partition key.
+    PkeyIndex = 0x5f_003d, IxErr, "index beyond the partition keys";
+    /// A routed packet would not go anywhere.
+    HopLimit = 0x5f_003e, BadParam, "hop limit 0";
+    /// The UDP source port is below those of the capability.
+    SourcePort = 0x5f_003f, BadParam, "UDP source port below the capability's";
     /// Only keys with page translation and a length.
     MkeyMode = 0x5f_0040, BadParam, "access mode of the memory key not supported";
     /// Only keys for any queue pair.
     MkeyQp = 0x5f_0041, BadParam, "memory key bound to a queue pair";
     /// The key covers nothing, or wraps around.
     MkeyRange = 0x5f_0042, BadParam, "memory key without length, or beyond the address space";
+    /// The page size or the translations of a key are too small.
+    MkeyPages = 0x5f_0046, BadParam, "pages below 4 KiB, or too few translations";
+    /// The start of a key does not lie in its page as the memory does.
+    MkeyStart = 0x5f_0047, BadParam, "start address and umem offset differ within a page";
     /// No such function or port.
     Vport = 0x5f_0043, IxErr, "no such virtual port";
     /// The port's link layer has no such thing.

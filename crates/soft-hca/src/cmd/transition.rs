@@ -11,11 +11,12 @@
 use std::time::Duration;
 
 use mlx5gda_sys::prm::{
-    CmdOpcode, Init2InitQpIn, Init2InitQpOut, Init2RtrQpIn, Init2RtrQpOut, Mtu, PmState, QpState,
-    Qpc, Rst2InitQpIn, Rst2InitQpOut, Rtr2RtsQpIn, Rtr2RtsQpOut, Rts2RtsQpIn, Rts2RtsQpOut,
-    opt_param,
+    CmdOpcode, InHeader, Init2InitQpIn, Init2InitQpOut, Init2RtrQpIn, Init2RtrQpOut, Mtu, PmState,
+    QpState, Qpc, Rst2InitQpIn, Rst2InitQpOut, Rtr2RtsQpIn, Rtr2RtsQpOut, Rts2RtsQpIn,
+    Rts2RtsQpOut, opt_param,
 };
 
+use super::cap::MIN_SRC_PORT;
 use super::{CmdResult, Reason, input, output};
 use crate::device::{Qp, State, limits};
 use crate::psn::Psn;
@@ -28,6 +29,33 @@ fn from(qp: &Qp, state: QpState) -> CmdResult {
         Err(Reason::State)
     }
 }
+
+/// What a transition is asked for beyond its context: the fields in front of
+/// it that have no meaning are 0, and so is every optional parameter that the
+/// transition does not take.
+fn frame(bytes: &[u8], mask: u32, taken: u32) -> CmdResult {
+    let header: &InHeader = input(bytes)?;
+    if header.op_mod() != 0 {
+        return Err(Reason::OpMod);
+    }
+    // Bits 0x40 to 0x48 and 0x60 to 0x80.
+    let reserved = bytes.get(8..9).into_iter().chain(bytes.get(12..16));
+    if reserved.flatten().any(|byte| *byte != 0) {
+        return Err(Reason::Reserved);
+    }
+    if mask & !taken != 0 {
+        return Err(Reason::OptParam);
+    }
+    Ok(())
+}
+
+/// Optional parameters by transition (`opt_mask` of the kernel's driver).
+const RIGHTS: u32 = opt_param::RWE | opt_param::RRE | opt_param::RAE;
+const INIT2INIT: u32 =
+    RIGHTS | opt_param::PKEY_INDEX | opt_param::PRIMARY_PORT | opt_param::LAG_TX_AFFINITY;
+const INIT2RTR: u32 = RIGHTS | opt_param::PKEY_INDEX | opt_param::LAG_TX_AFFINITY;
+const RTR2RTS: u32 = RIGHTS | opt_param::PM_STATE | opt_param::RNR_TIMEOUT;
+const RTS2RTS: u32 = RTR2RTS;
 
 /// Takes the optional fields that `mask` names.
 fn optional(qp: &mut Qp, qpc: &Qpc, mask: u32) {
@@ -62,11 +90,14 @@ impl State {
             CmdOpcode::Rst2InitQp => {
                 let command: &Rst2InitQpIn = input(bytes)?;
                 output::<Rst2InitQpOut>(out)?;
+                // The rights are taken with or without a mask.
+                frame(bytes, command.opt_param_mask(), INIT2INIT)?;
                 self.rst2init(command.qpn(), &command.qpc)
             }
             CmdOpcode::Init2InitQp => {
                 let command: &Init2InitQpIn = input(bytes)?;
                 output::<Init2InitQpOut>(out)?;
+                frame(bytes, command.opt_param_mask(), INIT2INIT)?;
                 let qp = self.qps.get_mut(&command.qpn()).ok_or(Reason::NoQp)?;
                 from(qp, QpState::Init)?;
                 optional(qp, &command.qpc, command.opt_param_mask());
@@ -75,16 +106,19 @@ impl State {
             CmdOpcode::Init2RtrQp => {
                 let command: &Init2RtrQpIn = input(bytes)?;
                 output::<Init2RtrQpOut>(out)?;
+                frame(bytes, command.opt_param_mask(), INIT2RTR)?;
                 self.init2rtr(command.qpn(), &command.qpc, command.opt_param_mask())
             }
             CmdOpcode::Rtr2RtsQp => {
                 let command: &Rtr2RtsQpIn = input(bytes)?;
                 output::<Rtr2RtsQpOut>(out)?;
+                frame(bytes, command.opt_param_mask(), RTR2RTS)?;
                 self.rtr2rts(command.qpn(), &command.qpc, command.opt_param_mask())
             }
             CmdOpcode::Rts2RtsQp => {
                 let command: &Rts2RtsQpIn = input(bytes)?;
                 output::<Rts2RtsQpOut>(out)?;
+                frame(bytes, command.opt_param_mask(), RTS2RTS)?;
                 let qp = self.qps.get_mut(&command.qpn()).ok_or(Reason::NoQp)?;
                 from(qp, QpState::Rts)?;
                 optional(qp, &command.qpc, command.opt_param_mask());
@@ -103,6 +137,9 @@ impl State {
         if qpc.primary_address_path.vhca_port_num() != 1 {
             return Err(Reason::Port);
         }
+        if qpc.primary_address_path.pkey_index() != 0 {
+            return Err(Reason::PkeyIndex);
+        }
         take(qp.qpc.set_pm_state(qpc.pm_state()));
         qp.qpc.primary_address_path.set_vhca_port_num(1);
         optional(qp, qpc, opt_param::RWE | opt_param::RRE | opt_param::RAE);
@@ -113,6 +150,7 @@ impl State {
     fn init2rtr(&mut self, qpn: u32, qpc: &Qpc, mask: u32) -> CmdResult {
         let port_mtu = self.mtu;
         let path = self.port.path(&qpc.primary_address_path);
+        let routed = !self.port.is_infiniband();
         let qp = self.qps.get_mut(&qpn).ok_or(Reason::NoQp)?;
         from(qp, QpState::Init)?;
         let mtu = Mtu::try_from(qpc.mtu())
@@ -121,6 +159,12 @@ impl State {
             .ok_or(Reason::PathMtu)?;
         let ads = &qpc.primary_address_path;
         let path = path?;
+        if routed && ads.hop_limit() == 0 {
+            return Err(Reason::HopLimit);
+        }
+        if routed && ads.udp_sport() < MIN_SRC_PORT {
+            return Err(Reason::SourcePort);
+        }
         if ads.vhca_port_num() > 1 {
             return Err(Reason::Port);
         }

@@ -11,7 +11,7 @@ use super::receive_queue::ResponderSide;
 use crate::device::{Source, State};
 use crate::stats::DropReason;
 use crate::wire::icrc::{self, Verdict};
-use crate::wire::{Flow, Grh, decode};
+use crate::wire::{Bth, Flow, Grh, decode};
 
 impl State {
     /// Takes a datagram, or counts why not.
@@ -43,6 +43,9 @@ impl State {
         };
         if icrc::open(&flow, datagram) == Verdict::Bad {
             return Err(DropReason::Icrc);
+        }
+        if !inner.first_chunk().is_some_and(Bth::in_partition) {
+            return Err(DropReason::Partition);
         }
         let bth = packet.headers.bth;
         let Self {

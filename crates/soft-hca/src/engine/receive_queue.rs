@@ -13,6 +13,8 @@ use crate::stats::Stats;
 
 /// Key that ends the list of buffers in a receive WQE (`MLX5_INVALID_LKEY`).
 const INVALID_LKEY: u32 = 0x100;
+/// Bytes that the length 0 of a segment stands for.
+const LONGEST_SEGMENT: u32 = 1 << 31;
 /// Bytes of one buffer's description.
 const SEGMENT_BYTES: usize = 16;
 
@@ -111,7 +113,10 @@ fn segment(bytes: &[u8; SEGMENT_BYTES]) -> DataPtr {
     DataPtr {
         addr: u64::from_be_bytes(addr),
         lkey: u32::from_be_bytes([k0, k1, k2, k3]),
-        len: u32::from_be_bytes([l0, l1, l2, l3]),
+        len: match u32::from_be_bytes([l0, l1, l2, l3]) {
+            0 => LONGEST_SEGMENT,
+            len => len,
+        },
     }
 }
 

@@ -29,6 +29,13 @@ impl Bth {
     /// The default partition, full member.
     const PKEY: u16 = 0xffff;
 
+    /// Whether a header is of the default partition. Its sender may be a limited
+    /// member (bit 15), since this device is a full one.
+    pub fn in_partition(bytes: &[u8; Self::BYTES]) -> bool {
+        const NUMBER: u16 = 0x7fff;
+        u16::from_be_bytes([bytes[2], bytes[3]]) & NUMBER == Self::PKEY & NUMBER
+    }
+
     /// The bytes on the wire. The migration bit is set: no path migration.
     pub fn to_bytes(&self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
@@ -267,6 +274,16 @@ mod tests {
             [0x0a, 0xf0, 0xff, 0xff, 0, 1, 2, 3, 0x80, 0xa0, 0xb0, 0xc0]
         );
         assert_eq!(Bth::from_bytes(&bytes), Some(bth));
+        for (pkey, ours) in [
+            (0xffffu16, true),
+            (0x7fff, true),
+            (0x8001, false),
+            (0, false),
+        ] {
+            let mut bytes = bytes;
+            bytes[2..4].copy_from_slice(&pkey.to_be_bytes());
+            assert_eq!(Bth::in_partition(&bytes), ours, "{pkey:#x}");
+        }
     }
 
     #[test]

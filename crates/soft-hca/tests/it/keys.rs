@@ -56,6 +56,9 @@ impl Key {
         mkc.set_pd(client.pdn).unwrap();
         mkc.set_start_addr(START);
         mkc.set_length(LENGTH);
+        mkc.set_log_page_size(12).unwrap();
+        // Three pages, two to an octword.
+        mkc.set_translations_octword_size(2);
         Self { umem, command }
     }
 
@@ -110,7 +113,10 @@ fn a_key_over_a_umem_works_on_both_sides() {
 fn a_keys_rights_hold() {
     let spoils: [Case<Mkc, Syndrome>; 4] = [
         (|mkc| mkc.set_rw(false), Syndrome::RemoteAccess),
-        (|mkc| mkc.set_start_addr(START + 8), Syndrome::RemoteAccess),
+        (
+            |mkc| mkc.set_start_addr(START + 4096),
+            Syndrome::RemoteAccess,
+        ),
         (|mkc| mkc.set_length(8), Syndrome::RemoteAccess),
         (|mkc| mkc.set_mkey_7_0(0x5b), Syndrome::RemoteAccess),
     ];
@@ -186,7 +192,7 @@ fn keys_are_asked_after_and_destroyed() {
 fn keys_that_make_no_sense_are_refused() {
     let client = Client::new(soft_hca::Config::default());
     let key = Key::new(&client);
-    let cases: [Case<CreateMkeyIn, Reason>; 8] = [
+    let cases: [Case<CreateMkeyIn, Reason>; 11] = [
         (|c| c.set_mkey_umem_id(1), Reason::NoUmem),
         (|c| c.set_mkey_umem_offset(1 << 20), Reason::UmemRange),
         (|c| c.memory_key_mkey_entry.set_pd(1).unwrap(), Reason::NoPd),
@@ -206,6 +212,20 @@ fn keys_that_make_no_sense_are_refused() {
         (
             |c| c.memory_key_mkey_entry.set_qpn(7).unwrap(),
             Reason::MkeyQp,
+        ),
+        (
+            |c| c.memory_key_mkey_entry.set_log_page_size(0).unwrap(),
+            Reason::MkeyPages,
+        ),
+        (
+            |c| {
+                c.memory_key_mkey_entry.set_translations_octword_size(1);
+            },
+            Reason::MkeyPages,
+        ),
+        (
+            |c| c.memory_key_mkey_entry.set_start_addr(START + 1),
+            Reason::MkeyStart,
         ),
     ];
     for (spoil, reason) in cases {

@@ -18,3 +18,4 @@ mod process;
 mod queries;
 mod receives;
 mod strictness;
+mod transitions;

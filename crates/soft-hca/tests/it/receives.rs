@@ -125,6 +125,17 @@ fn a_sender_waits_for_a_buffer() {
 }
 
 #[test]
+fn a_buffer_of_length_0_takes_the_longest_message() {
+    let mut mail = Mail::new();
+    let buffer = mail.buffer(64, 0);
+    mail.b.post_receive(&mail.qp_b, 0, &[buffer]);
+    mail.send(&[9; 100], None);
+    let cqe = mail.b.next(&mut mail.cq_b);
+    assert_eq!(cqe.opcode(), Ok(CqeOpcode::RespSend));
+    assert_eq!(mail.b.load(64, 100), [9; 100]);
+}
+
+#[test]
 fn a_message_too_long_fails_both_ends_and_flushes_the_buffers() {
     let mut mail = Mail::new();
     for index in 0..2 {

@@ -1,0 +1,115 @@
+//! What transitions refuse, and where a context says that queues begin.
+
+use mlx5gda_sys::prm::{
+    CmdStatus, Init2RtrQpIn, Mtu, PmState, Rst2InitQpIn, Rts2RtsQpIn, opt_param,
+};
+use mlx5gda_sys::wqe::Wqe;
+use soft_hca::{Config, Reason};
+
+use crate::client::{Client, Cq, Pair, Qp};
+
+/// How to spoil a command, and what is said to it.
+type Case<I> = (fn(&mut I), Reason);
+
+#[test]
+fn only_fields_that_the_transition_takes_are_changed() {
+    let pair = Pair::new(Mtu::Bytes1024, 4, true);
+    let mut good = Rts2RtsQpIn::new();
+    good.set_qpn(pair.qp_a.number).unwrap();
+    good.set_opt_param_mask(opt_param::RNR_TIMEOUT | opt_param::RWE);
+    let cases: [Case<Rts2RtsQpIn>; 4] = [
+        (|c| c.set_opt_param_mask(1 << 31), Reason::OptParam),
+        (|c| c.set_opt_param_mask(1), Reason::OptParam),
+        (
+            |c| c.set_opt_param_mask(opt_param::PKEY_INDEX),
+            Reason::OptParam,
+        ),
+        (|c| c.header.set_op_mod(1), Reason::OpMod),
+    ];
+    for (spoil, reason) in cases {
+        let mut bad = good;
+        spoil(&mut bad);
+        let refused = pair.a.modify(pair.qp_a.object, bad);
+        assert_eq!(refused, Err(reason.status()), "{reason}");
+    }
+    let mut dirty = good;
+    zerocopy::IntoBytes::as_mut_bytes(&mut dirty)[13] = 0xff;
+    let refused = pair.a.modify(pair.qp_a.object, dirty);
+    assert_eq!(refused, Err(Reason::Reserved.status()));
+    assert_eq!(pair.a.modify(pair.qp_a.object, good), Ok(()));
+}
+
+#[test]
+fn a_path_that_leads_nowhere_is_refused() {
+    let mut client = Client::new(Config::default());
+    let cq = client.cq(4, true);
+    let qp = client.qp(&cq, 4);
+    let mut init = Rst2InitQpIn::new();
+    init.set_qpn(qp.number).unwrap();
+    init.qpc.set_pm_state(PmState::Migrated.code()).unwrap();
+    let path = &mut init.qpc.primary_address_path;
+    path.set_vhca_port_num(1);
+    path.set_pkey_index(999);
+    assert_eq!(client.modify(qp.object, init), Err(CmdStatus::IxErr));
+    client.rst2init(&qp).unwrap();
+    let mut good = Init2RtrQpIn::new();
+    client.fill_rtr(&mut good, &qp, &client.end(&qp, 0, Mtu::Bytes1024));
+    let cases: [Case<Init2RtrQpIn>; 3] = [
+        (
+            |c| c.qpc.primary_address_path.set_hop_limit(0),
+            Reason::HopLimit,
+        ),
+        (
+            |c| c.qpc.primary_address_path.set_udp_sport(0xbfff),
+            Reason::SourcePort,
+        ),
+        (|c| c.set_opt_param_mask(1 << 5), Reason::OptParam),
+    ];
+    for (spoil, reason) in cases {
+        let mut bad = good;
+        spoil(&mut bad);
+        let refused = client.modify(qp.object, bad);
+        assert_eq!(refused, Err(reason.status()), "{reason}");
+    }
+    assert_eq!(client.modify(qp.object, good), Ok(()));
+}
+
+#[test]
+fn offsets_in_a_page_count_64ths_of_it() {
+    /// Pages of 64 KiB, and a 64th of one.
+    const LOG: u32 = 4;
+    const UNIT: u64 = 1024;
+    let mut pair = Pair::new(Mtu::Bytes1024, 4, true);
+    pair.a.take(UNIT);
+    let (mut input, ring) = pair.a.cq_command(4, true);
+    input.set_cq_umem_offset(ring - UNIT);
+    input.cq_context.set_log_page_size(LOG).unwrap();
+    input.cq_context.set_page_offset(1).unwrap();
+    let (object, out) = pair.a.create(input).unwrap();
+    let cq = Cq {
+        object,
+        number: out.cqn(),
+        doorbell: input.cq_context.dbr_addr(),
+        ring,
+        log: 4,
+        consumed: 0,
+    };
+    let (mut input, queue, doorbell) = pair.a.qp_command(cq.number, 4);
+    input.set_wq_umem_offset(queue - UNIT);
+    input.qpc.set_log_page_size(LOG).unwrap();
+    input.qpc.set_page_offset(1).unwrap();
+    let (object, out) = pair.a.create(input).unwrap();
+    let mut qp = Qp {
+        object,
+        number: out.qpn(),
+        queue,
+        doorbell,
+        log: 4,
+        posted: 0,
+    };
+    let end = pair.b.end(&pair.qp_b, 1, Mtu::Bytes1024);
+    pair.a.connect(&qp, 1, &end);
+    let wqe = Wqe::nop(pair.a.signalled(&qp)).unwrap();
+    pair.a.post(&mut qp, &wqe);
+    assert_eq!(pair.a.wait(&cq, 0), Ok(()));
+}
