@@ -38,6 +38,7 @@ mod engine;
 mod error;
 mod mem;
 mod net;
+mod process;
 pub mod psn;
 pub mod rc;
 mod registry;

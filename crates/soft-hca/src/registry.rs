@@ -4,41 +4,51 @@ use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::process;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::{Config, ConfigError, Faults, LAST_LID, LinkLayer};
 use crate::device::Device;
 use crate::error::Error;
 use crate::net::{Link, Port};
+use crate::process::PerProcess;
 use crate::stats::Stats;
 
 /// Every device since the process started; a device is never removed, so that
 /// its address and its counters stay.
-static DEVICES: Mutex<Vec<Arc<Device>>> = Mutex::new(Vec::new());
+static DEVICES: PerProcess<Mutex<Vec<Arc<Device>>>> = PerProcess::new();
 
 /// Addresses tried before giving up.
 const TRIES: u32 = 64;
 
+/// The devices that a thread asked for last.
+#[derive(Clone)]
+struct Mine {
+    process: u32,
+    config: Config,
+    names: Vec<String>,
+}
+
 thread_local! {
-    /// Names of the devices that this thread asked for last.
-    static MINE: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    static MINE: RefCell<Option<Mine>> = const { RefCell::new(None) };
 }
 
 fn devices() -> MutexGuard<'static, Vec<Arc<Device>>> {
-    DEVICES.lock().unwrap_or_else(PoisonError::into_inner)
+    DEVICES.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Makes sure that the devices of `config` exist, and has this thread see them
 /// and no others. A device on an address given is made once and found again
-/// later; an automatic one is new, or one that was opened and closed before.
+/// later, occupied when it is opened; an automatic one is new, or one that was
+/// opened and closed before.
 ///
 /// # Errors
-/// [`Error::Bind`], [`Error::NoAddress`], [`Error::LinkLayer`],
+/// [`Error::Bind`] if there is no socket to be had, [`Error::NoAddress`], [`Error::LinkLayer`],
 /// [`ConfigError::NoLid`], or [`Error::Open`] if a device with an address given
 /// is open with another MTU.
 pub(crate) fn install(config: &Config) -> Result<(), Error> {
     let mut devices = devices();
-    let mut mine = Vec::new();
+    let mut names = Vec::new();
     for &address in &config.addresses {
         let port = port(address, config)?;
         let found = devices
@@ -54,7 +64,7 @@ pub(crate) fn install(config: &Config) -> Result<(), Error> {
             }
         };
         device.configure(config)?;
-        mine.push(device.name().to_owned());
+        names.push(device.name().to_owned());
     }
     let automatic = if config.addresses.is_empty() {
         config.automatic
@@ -77,9 +87,13 @@ pub(crate) fn install(config: &Config) -> Result<(), Error> {
             }
         };
         device.configure(config)?;
-        mine.push(device.name().to_owned());
+        names.push(device.name().to_owned());
     }
-    MINE.set(mine);
+    MINE.set(Some(Mine {
+        process: process::id(),
+        config: config.clone(),
+        names,
+    }));
     Ok(())
 }
 
@@ -120,11 +134,14 @@ fn on_any_address(name: String, config: &Config) -> Result<Device, Error> {
     let random = RandomState::new();
     let mut last = None;
     for round in 0..TRIES {
-        let Some(address) = any_address(random.hash_one(round), config) else {
+        // Forked processes have the same keys.
+        let random = random.hash_one((process::id(), round));
+        let Some(address) = any_address(random, config) else {
             continue;
         };
-        match Device::new(name.clone(), port(address, config)?, config) {
-            Ok(device) => return Ok(device),
+        let device = Device::new(name.clone(), port(address, config)?, config)?;
+        match device.occupy() {
+            Ok(()) => return Ok(device),
             Err(Error::Bind { source, .. }) => last = Some(source),
             Err(other) => return Err(other),
         }
@@ -136,18 +153,25 @@ fn on_any_address(name: String, config: &Config) -> Result<Device, Error> {
 }
 
 /// The devices that this thread sees: those it asked for last, or all. The
-/// environment decides what there is if nobody has asked yet.
+/// environment decides what there is if nobody has asked yet. In a process that
+/// was forked, what the thread asked for is made anew.
 ///
 /// # Errors
 /// As [`install`], and [`Error::Config`].
 pub(crate) fn visible() -> Result<Vec<Arc<Device>>, Error> {
-    let mine = MINE.with_borrow(Clone::clone);
-    if mine.is_empty() && devices().is_empty() {
-        install(&Config::from_env()?)?;
+    match MINE.with_borrow(Clone::clone) {
+        Some(mine) if mine.process != process::id() => install(&mine.config)?,
+        None if devices().is_empty() => install(&Config::from_env()?)?,
+        _ => {}
     }
+    let mine = MINE.with_borrow(|mine| mine.as_ref().map(|mine| mine.names.clone()));
+    let seen = |device: &Device| {
+        let names = mine.as_ref();
+        names.is_none_or(|names| names.iter().any(|name| name == device.name()))
+    };
     Ok(devices()
         .iter()
-        .filter(|device| mine.is_empty() || mine.iter().any(|name| name == device.name()))
+        .filter(|device| seen(device))
         .map(Arc::clone)
         .collect())
 }

@@ -3,7 +3,7 @@
 use core::ffi::{c_char, c_int};
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mlx5gda_sys::ffi;
 use rustix::event::{EventfdFlags, eventfd};
@@ -14,6 +14,7 @@ use super::extended::VerbsContext;
 use super::handle::{self, Context, Kind, Owned};
 use crate::device::{Device, Listener};
 use crate::error::Error;
+use crate::process::PerProcess;
 use crate::registry;
 
 /// A device as clients see it: a pointer that stays valid for ever.
@@ -25,10 +26,10 @@ struct Listed {
 // SAFETY: the value behind the pointer is never written after it was made.
 unsafe impl Send for Listed {}
 
-static LISTED: Mutex<Vec<Listed>> = Mutex::new(Vec::new());
+static LISTED: PerProcess<Mutex<Vec<Listed>>> = PerProcess::new();
 
 /// Device lists handed out: address, and entries with the null at the end.
-static LISTS: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+static LISTS: PerProcess<Mutex<Vec<(usize, usize)>>> = PerProcess::new();
 
 /// Copies as much text as fits, with a zero at the end.
 pub(super) fn copy_text(to: &mut [c_char], text: &str) {
@@ -39,9 +40,13 @@ pub(super) fn copy_text(to: &mut [c_char], text: &str) {
     }
 }
 
+fn listed_here() -> MutexGuard<'static, Vec<Listed>> {
+    LISTED.get().lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The pointer that stands for a device.
 fn listed(device: &Arc<Device>) -> *mut ffi::ibv_device {
-    let mut all = LISTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut all = listed_here();
     if let Some(found) = all.iter().find(|entry| Arc::ptr_eq(&entry.device, device)) {
         return found.value.as_ptr();
     }
@@ -60,12 +65,25 @@ fn listed(device: &Arc<Device>) -> *mut ffi::ibv_device {
     value.as_ptr()
 }
 
-/// The device behind a pointer.
+/// The device behind a pointer. One that was listed before this process was
+/// forked stands for the device of the same name.
 pub(super) fn device(pointer: *const ffi::ibv_device) -> Result<Arc<Device>, Errno> {
-    let all = LISTED.lock().unwrap_or_else(PoisonError::into_inner);
-    all.iter()
-        .find(|entry| entry.value.as_ptr().cast_const() == pointer)
-        .map(|entry| Arc::clone(&entry.device))
+    let is_meant = |entry: &&Listed| entry.value.as_ptr().cast_const() == pointer;
+    if let Some(found) = listed_here().iter().find(is_meant) {
+        return Ok(Arc::clone(&found.device));
+    }
+    // Who held a lock when the process was forked holds it for ever.
+    let inherited = LISTED.inherited().find_map(|all| {
+        let all = all.try_lock().ok()?;
+        let found = all.iter().find(is_meant)?;
+        Some(found.device.name().to_owned())
+    });
+    let name = inherited.ok_or(Errno::INVAL)?;
+    let mut devices = registry::visible()
+        .map_err(|error| errno_of(&error))?
+        .into_iter();
+    devices
+        .find(|device| device.name() == name)
         .ok_or(Errno::INVAL)
 }
 
@@ -102,7 +120,7 @@ pub(super) unsafe extern "C" fn ibv_get_device_list(
         .collect();
     let len = list.len();
     let list: *mut *mut ffi::ibv_device = Box::leak(list).as_mut_ptr();
-    let mut lists = LISTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut lists = LISTS.get().lock().unwrap_or_else(PoisonError::into_inner);
     lists.push((list.addr(), len));
     list
 }
@@ -113,7 +131,7 @@ pub(super) unsafe extern "C" fn ibv_get_device_list(
 /// Nobody uses the list any more.
 #[cfg_attr(feature = "export", unsafe(no_mangle))]
 pub(super) unsafe extern "C" fn ibv_free_device_list(list: *mut *mut ffi::ibv_device) {
-    let mut lists = LISTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut lists = LISTS.get().lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(position) = lists.iter().position(|(at, _)| *at == list.addr()) {
         let (_, len) = lists.swap_remove(position);
         let whole = core::ptr::slice_from_raw_parts_mut(list, len);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mlx5gda_sys::ffi;
 use rustix::io::Errno;
@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::channel::ClientChannel;
 use super::extended::VerbsContext;
 use crate::device::{ContextId, Device, ObjectId};
+use crate::process::PerProcess;
 
 /// A heap value that a client has a pointer to.
 ///
@@ -82,10 +83,10 @@ pub(super) struct Handle {
     pub(super) kind: Kind,
 }
 
-static HANDLES: LazyLock<Mutex<HashMap<usize, Handle>>> = LazyLock::new(Mutex::default);
+static HANDLES: PerProcess<Mutex<HashMap<usize, Handle>>> = PerProcess::new();
 
 fn handles() -> MutexGuard<'static, HashMap<usize, Handle>> {
-    HANDLES.lock().unwrap_or_else(PoisonError::into_inner)
+    HANDLES.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Adds a handle.

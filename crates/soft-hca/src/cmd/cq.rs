@@ -27,12 +27,21 @@ pub(super) fn page_offset(count: u32, log_page_size: u32) -> u64 {
 }
 
 impl State {
-    /// `len` bytes at `offset` of a umem, `offset` a multiple of `align`.
+    /// `len` bytes at `offset` of a umem of `owner`, `offset` a multiple of
+    /// `align`. Other contexts' objects are as good as none, as firmware has it.
     ///
     /// The bits that say that a mailbox names a umem are not looked at: between a
     /// devx client and its device the kernel sets them.
-    pub(super) fn span(&self, umem: u32, offset: u64, len: u64, align: u64) -> CmdResult<Span> {
-        let umem = self.umems.get(&umem).ok_or(Reason::NoUmem)?;
+    pub(super) fn span(
+        &self,
+        owner: ContextId,
+        umem: u32,
+        offset: u64,
+        len: u64,
+        align: u64,
+    ) -> CmdResult<Span> {
+        let umem = self.umems.get(&umem).filter(|umem| umem.owner == owner);
+        let umem = umem.ok_or(Reason::NoUmem)?;
         if !offset.is_multiple_of(align) {
             return Err(Reason::Alignment);
         }
@@ -46,6 +55,11 @@ impl State {
         })
     }
 
+    /// Whether `owner` has this doorbell page.
+    pub(super) fn has_uar(&self, owner: ContextId, page: u32) -> bool {
+        self.uars.get(&page).is_some_and(|uar| uar.owner == owner)
+    }
+
     pub(super) fn create_cq(&mut self, context: ContextId, command: &CreateCqIn) -> CmdResult<u32> {
         let cqc = &command.cq_context;
         if cqc.cqe_sz() != 0 {
@@ -57,7 +71,7 @@ impl State {
         if cqc.c_eqn() != limits::EQN {
             return Err(Reason::NoEq);
         }
-        if !self.uars.contains_key(&cqc.uar_page()) {
+        if !self.has_uar(context, cqc.uar_page()) {
             return Err(Reason::NoUar);
         }
         let entries = if cqc.cc() { 1 } else { 1 << cqc.log_cq_size() };
@@ -65,11 +79,11 @@ impl State {
             .cq_umem_offset()
             .checked_add(page_offset(cqc.page_offset(), cqc.log_page_size()))
             .ok_or(Reason::UmemRange)?;
-        let ring = self.span(command.cq_umem_id(), offset, entries * 64, 64)?;
+        let ring = self.span(context, command.cq_umem_id(), offset, entries * 64, 64)?;
         if !ring.region.is_writable() {
             return Err(Reason::ReadOnly);
         }
-        let doorbell = self.span(cqc.dbr_umem_id(), cqc.dbr_addr(), 8, 8)?;
+        let doorbell = self.span(context, cqc.dbr_umem_id(), cqc.dbr_addr(), 8, 8)?;
         let cqn = self.new_number(|state, n| !state.cqs.queues.contains_key(&n))?;
         let cq = Cq::new(context, *cqc, ring, doorbell);
         self.cqs.queues.insert(cqn, cq);
@@ -143,7 +157,7 @@ impl State {
             .cq_umem_offset()
             .checked_add(page_offset(cqc.page_offset(), cqc.log_page_size()))
             .ok_or(Reason::UmemRange)?;
-        let ring = self.span(command.cq_umem_id(), offset, 64 << log, 64)?;
+        let ring = self.span(cq.owner, command.cq_umem_id(), offset, 64 << log, 64)?;
         if !ring.region.is_writable() {
             return Err(Reason::ReadOnly);
         }

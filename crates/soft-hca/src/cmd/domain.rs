@@ -10,6 +10,12 @@ impl State {
         Ok(number)
     }
 
+    /// The protection domain with this number, if it is `owner`'s.
+    pub(super) fn pd_of(&self, owner: ContextId, number: u32) -> CmdResult<u32> {
+        let pd = self.pds.get(&number).filter(|pd| pd.owner == owner);
+        pd.map(|pd| pd.number).ok_or(Reason::NoPd)
+    }
+
     /// Frees a protection domain that nothing is in.
     pub(crate) fn dealloc_pd(&mut self, number: u32) -> CmdResult {
         if !self.pds.contains_key(&number) {

@@ -44,12 +44,18 @@ impl State {
         if mkc.qpn() != ANY_QP {
             return Err(Reason::MkeyQp);
         }
-        let pd = self.pds.get(&mkc.pd()).ok_or(Reason::NoPd)?.number;
+        let pd = self.pd_of(owner, mkc.pd())?;
         let (iova, len) = (mkc.start_addr(), mkc.length());
         if len == 0 || iova.checked_add(len).is_none() {
             return Err(Reason::MkeyRange);
         }
-        let span = self.span(command.mkey_umem_id(), command.mkey_umem_offset(), len, 1)?;
+        let span = self.span(
+            owner,
+            command.mkey_umem_id(),
+            command.mkey_umem_offset(),
+            len,
+            1,
+        )?;
         check_pages(mkc, command.mkey_umem_offset())?;
         let writes = mkc.lw() || mkc.rw() || mkc.a();
         if writes && !span.region.is_writable() {

@@ -12,9 +12,8 @@ impl State {
         if qpc.st() != ServiceType::Rc.code() as u8 {
             return Err(Reason::Service);
         }
-        let pd = self.pds.get(&qpc.pd()).ok_or(Reason::NoPd)?;
-        let pd = pd.number;
-        if !self.uars.contains_key(&qpc.uar_page()) {
+        let pd = self.pd_of(context, qpc.pd())?;
+        if !self.has_uar(context, qpc.uar_page()) {
             return Err(Reason::NoUar);
         }
         let sq_bytes = queue_bytes(qpc.no_sq(), qpc.log_sq_size(), 64)?;
@@ -26,7 +25,8 @@ impl State {
         let rq_stride = 16u64 << qpc.log_rq_stride();
         let rq_bytes = queue_bytes(no_rq, qpc.log_rq_size(), rq_stride)?;
         for (used, cqn) in [(!qpc.no_sq(), qpc.cqn_snd()), (!no_rq, qpc.cqn_rcv())] {
-            if used && !self.cqs.queues.contains_key(&cqn) {
+            let cq = self.cqs.queues.get(&cqn);
+            if used && cq.is_none_or(|cq| cq.owner != context) {
                 return Err(Reason::NoCq);
             }
         }
@@ -34,8 +34,14 @@ impl State {
             .wq_umem_offset()
             .checked_add(page_offset(qpc.page_offset(), qpc.log_page_size()))
             .ok_or(Reason::UmemRange)?;
-        let work = self.span(command.wq_umem_id(), offset, rq_bytes + sq_bytes, 64)?;
-        let doorbell = self.span(qpc.dbr_umem_id(), qpc.dbr_addr(), 8, 8)?;
+        let work = self.span(
+            context,
+            command.wq_umem_id(),
+            offset,
+            rq_bytes + sq_bytes,
+            64,
+        )?;
+        let doorbell = self.span(context, qpc.dbr_umem_id(), qpc.dbr_addr(), 8, 8)?;
         let qpn = self.new_number(|state, n| !state.qps.contains_key(&n))?;
         let mut kept = Qpc::zeroed();
         kept.clone_from(qpc);

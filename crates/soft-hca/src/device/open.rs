@@ -32,8 +32,10 @@ pub(crate) struct Device {
     state: Mutex<State>,
     /// Threads that want the lock; the engine lets them pass.
     waiting: AtomicU32,
-    /// Bound as long as the device exists: the address is its identity.
+    /// Bound from the first opening on, as long as the process lives: the address
+    /// is the device's identity.
     socket: Arc<UdpSocket>,
+    bound: AtomicBool,
     running: Mutex<Running>,
     /// [`FIXED`], [`RESERVED`] or [`FREE`].
     owner: AtomicU8,
@@ -47,23 +49,43 @@ struct Running {
 }
 
 impl Device {
-    /// A device with this port, whose address it occupies.
+    /// A device with this port, whose address it does not occupy yet.
     ///
     /// # Errors
-    /// [`Error::Bind`] if the address is taken or not of this host.
+    /// [`Error::Bind`] if there is no socket of the address's family.
     pub(crate) fn new(name: String, port: Port, config: &Config) -> Result<Self, Error> {
         let address = port.address;
-        let socket = net::bind(SocketAddr::new(address, UDP_PORT))
-            .map_err(|source| Error::Bind { address, source })?;
+        let socket = net::unbound(address).map_err(|source| Error::Bind { address, source })?;
         Ok(Self {
             state: Mutex::new(State::new(name.clone(), port.clone(), config)),
             name,
             port,
             waiting: AtomicU32::new(0),
             socket: Arc::new(socket),
+            bound: AtomicBool::new(false),
             running: Mutex::new(Running::default()),
             owner: AtomicU8::new(FIXED),
         })
+    }
+
+    /// Occupies the address, if that was not done before.
+    ///
+    /// # Errors
+    /// [`Error::Bind`] if the address is taken or not of this host.
+    pub(crate) fn occupy(&self) -> Result<(), Error> {
+        let _one_at_a_time = self.running();
+        self.bind()
+    }
+
+    /// As [`Device::occupy`], under the lock of who has the device open.
+    fn bind(&self) -> Result<(), Error> {
+        let address = self.port.address;
+        if !self.bound.load(Ordering::Relaxed) {
+            net::bind(&self.socket, SocketAddr::new(address, UDP_PORT))
+                .map_err(|source| Error::Bind { address, source })?;
+            self.bound.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Applies MTU and faults.
@@ -147,12 +169,14 @@ impl Device {
         !self.running().contexts.is_empty()
     }
 
-    /// Opens the device; the first to do so starts the engine.
+    /// Opens the device; the first to do so occupies its address and starts the
+    /// engine.
     ///
     /// # Errors
-    /// [`Error::Thread`] if no thread can be started.
+    /// As [`Device::occupy`], and [`Error::Thread`] if no thread can be started.
     pub(crate) fn open(self: &Arc<Self>) -> Result<ContextId, Error> {
         let mut running = self.running();
+        self.bind()?;
         if running.engine.is_none() {
             let stop = Arc::new(AtomicBool::new(false));
             let (device, flag) = (Arc::clone(self), Arc::clone(&stop));

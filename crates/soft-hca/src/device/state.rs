@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
+use std::process;
 use std::time::Instant;
 
 use mlx5gda_sys::eqe::{Eqe, EventType};
@@ -49,8 +50,9 @@ impl State {
     pub(crate) fn new(name: String, port: Port, config: &Config) -> Self {
         let random = RandomState::new();
         // Numbers start anywhere, so that those of a process that ended are
-        // not found again in the one that takes its place.
-        let last_number = random.hash_one(0) as u32 & NUMBER_MASK;
+        // not found again in the one that takes its place. Forked processes have
+        // the same keys.
+        let last_number = random.hash_one(process::id()) as u32 & NUMBER_MASK;
         Self {
             name,
             port,

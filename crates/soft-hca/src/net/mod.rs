@@ -16,6 +16,7 @@ use rustix::net::sockopt::{
     set_ipv6_mtu_discover, set_socket_recv_buffer_size, set_socket_recv_buffer_size_force,
     set_socket_send_buffer_size,
 };
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use collect::{Collected, Way};
 pub(crate) use delay::DelayLine;
@@ -28,15 +29,31 @@ const BUFFER_BYTES: usize = 8 << 20;
 /// Sending sockets kept; further source ports share the port's own socket.
 const MAX_SENDERS: usize = 64;
 
-/// Binds a non-blocking socket with large buffers. *Do not fragment* makes
+/// A bound socket, see [`unbound`].
+fn bind_new(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = unbound(address.ip())?;
+    bind(&socket, address)?;
+    Ok(socket)
+}
+
+/// Binds a socket.
+pub(crate) fn bind(socket: &UdpSocket, address: SocketAddr) -> io::Result<()> {
+    Ok(rustix::net::bind(socket, &address)?)
+}
+
+/// A non-blocking socket with large buffers. *Do not fragment* makes
 /// Linux send IPv4 identification zero, which the invariant CRC covers, and no
 /// IPv6 fragment headers.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind(address)?;
-    socket.set_nonblocking(true)?;
+pub(crate) fn unbound(address: IpAddr) -> io::Result<UdpSocket> {
+    let family = match address {
+        IpAddr::V4(_) => AddressFamily::INET,
+        IpAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = UdpSocket::from(socket_with(family, SocketType::DGRAM, flags, None)?);
     match address {
-        SocketAddr::V4(_) => set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DO)?,
-        SocketAddr::V6(_) => set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DO)?,
+        IpAddr::V4(_) => set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DO)?,
+        IpAddr::V6(_) => set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DO)?,
     }
     if set_socket_recv_buffer_size_force(&socket, BUFFER_BYTES).is_err() {
         set_socket_recv_buffer_size(&socket, BUFFER_BYTES)?;
@@ -100,7 +117,7 @@ impl<'a> Senders<'a> {
             return (self.own, UDP_PORT);
         }
         if !self.by_port.contains_key(&key) && self.by_port.len() < MAX_SENDERS {
-            let socket = bind(SocketAddr::new(self.address, port))
+            let socket = bind_new(SocketAddr::new(self.address, port))
                 .inspect_err(|error| tracing::debug!(port, %error, "source port not to be had"))
                 .ok();
             if let Some(socket) = &socket

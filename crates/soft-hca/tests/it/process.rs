@@ -3,10 +3,13 @@
 use core::ffi::c_void;
 use std::fs;
 use std::io::Error;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::ptr;
 use std::time::Duration;
 
 use mlx5gda_sys::ffi;
+use mlx5gda_sys::prm::CmdStatus;
+use mlx5gda_sys::table::FnTable;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use soft_hca::Config;
 
@@ -138,4 +141,71 @@ fn memory_is_registered_for_what_the_process_may_do_with_it() {
             assert_eq!(!umem.is_null(), fits, "{protection:?} {access}");
         }
     }
+}
+
+/// Opens the device of the list with this index.
+fn open(table: &FnTable, index: usize) -> Result<*mut ffi::ibv_context, i32> {
+    // SAFETY: there are that many; the list is freed once.
+    unsafe {
+        let list = (table.ibv_get_device_list)(ptr::null_mut());
+        assert!(!list.is_null());
+        let context = (table.ibv_open_device)(*list.add(index));
+        let error = Error::last_os_error().raw_os_error().unwrap();
+        (table.ibv_free_device_list)(list);
+        if context.is_null() {
+            Err(error)
+        } else {
+            Ok(context)
+        }
+    }
+}
+
+#[test]
+fn an_address_that_is_taken_hides_no_other_device() {
+    let taken = Ipv4Addr::new(127, 9, 71, 3);
+    let _theirs = UdpSocket::bind((taken, 4791)).unwrap();
+    let table = soft_hca::fn_table(Config {
+        addresses: vec![taken.into(), Ipv4Addr::new(127, 9, 71, 4).into()],
+        ..Config::default()
+    })
+    .unwrap();
+    assert_eq!(open(&table, 0), Err(libc::EADDRINUSE));
+    let context = open(&table, 1).unwrap();
+    // SAFETY: open.
+    assert_eq!(unsafe { (table.ibv_close_device)(context) }, 0);
+}
+
+#[test]
+fn objects_of_another_context_are_as_good_as_none() {
+    let mut client = Client::new(Config::default());
+    let cq = client.cq(4, true);
+    let (of_cq, _) = client.cq_command(4, true);
+    let (of_qp, ..) = client.qp_command(cq.number, 4);
+    assert!(client.create(of_cq).is_ok() && client.create(of_qp).is_ok());
+    let other = open(&client.table, 0).unwrap();
+    let own = std::mem::replace(&mut client.context, other);
+    // Everything in the commands is the first context's.
+    let refused = Some(CmdStatus::BadRes);
+    assert_eq!(client.create(of_cq).err(), refused);
+    assert_eq!(client.create(of_qp).err(), refused);
+    // The doorbell page and the domain alone are too much.
+    let size = Memory::LEN;
+    let memory = Memory::new(ProtFlags::READ | ProtFlags::WRITE);
+    // SAFETY: the context is open; the memory is mapped until it is closed.
+    let umem = unsafe {
+        let access = ffi::IBV_ACCESS_LOCAL_WRITE;
+        (client.table.mlx5dv_devx_umem_reg)(other, memory.0, size, access)
+    };
+    assert!(!umem.is_null());
+    // SAFETY: alive until the context is closed.
+    let id = unsafe { (*umem).umem_id };
+    let mut with_umem = of_cq;
+    with_umem.set_cq_umem_id(id);
+    with_umem.set_cq_umem_offset(0);
+    with_umem.cq_context.set_dbr_umem_id(id);
+    with_umem.cq_context.set_dbr_addr(4096);
+    assert_eq!(client.create(with_umem).err(), refused);
+    client.context = own;
+    // SAFETY: open, and not used afterwards.
+    assert_eq!(unsafe { (client.table.ibv_close_device)(other) }, 0);
 }
