@@ -30,7 +30,8 @@ use crate::registry;
 /// that never called this sees all devices of the process.
 ///
 /// # Errors
-/// [`Error`] if an address is taken, or a device is open with another MTU.
+/// [`Error`] if no automatic address is free, or a device is open with another MTU. An
+/// address of the configuration that somebody else has shows when the device is opened.
 pub fn fn_table(config: Config) -> Result<FnTable, Error> {
     registry::install(&config)?;
     Ok(FnTable::from_static(FUNCTIONS))
