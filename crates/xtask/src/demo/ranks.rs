@@ -1,6 +1,7 @@
 //! The steps of one rank: that all are there, in order, and agree with the reference.
 
 use super::checks::{Admissions, Epochs};
+use super::events::Step;
 use super::plan::Plan;
 use super::record::{Life, Record};
 use super::units::{median, ms};
@@ -66,20 +67,7 @@ pub(crate) fn rank_account(
             }
             absent(&mut account, expected..step.step, problems);
             expected = step.step + 1;
-            let fault = if !step.verified {
-                let what = step.problem.as_deref().unwrap_or("it does not say how");
-                Some(format!("differs from the reference: {what}"))
-            } else if step.missing != step.missing_expected {
-                Some(format!(
-                    "reported {} missing contributions, the reference {}",
-                    step.missing, step.missing_expected
-                ))
-            } else if !step.rel_err.is_finite() {
-                Some(format!("has a relative error of {}", step.rel_err))
-            } else {
-                None
-            };
-            if let Some(fault) = fault {
+            if let Some(fault) = fault(step) {
                 account.unverified_steps += 1;
                 problems.push(format!("step {} of rank {rank} {fault}", step.step));
             } else {
@@ -114,4 +102,21 @@ fn absent(account: &mut RankAccount, steps: Range<u64>, problems: &mut Vec<Strin
 /// Whether a step of `rank` went on without some other rank.
 pub(crate) fn is_masked(plan: &Plan, rank: u32, answered: &[u32]) -> bool {
     (0..plan.ranks).any(|other| other != rank && !answered.contains(&other))
+}
+
+/// What is wrong with a step by itself.
+pub(super) fn fault(step: &Step) -> Option<String> {
+    if !step.verified {
+        let what = step.problem.as_deref().unwrap_or("it does not say how");
+        Some(format!("differs from the reference: {what}"))
+    } else if step.missing != step.missing_expected {
+        Some(format!(
+            "reported {} missing contributions, the reference {}",
+            step.missing, step.missing_expected
+        ))
+    } else if !step.rel_err.is_finite() {
+        Some(format!("has a relative error of {}", step.rel_err))
+    } else {
+        None
+    }
 }

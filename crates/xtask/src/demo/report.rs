@@ -97,21 +97,12 @@ fn text(account: &Account) -> String {
             "an attempt to take a rank in was dropped {dropped}"
         ));
     }
-    for problem in account.problems.iter().take(SHOWN_PROBLEMS) {
-        lines.push(format!("! {problem}"));
-    }
-    if account.problems.len() > SHOWN_PROBLEMS {
-        let more = account.problems.len() - SHOWN_PROBLEMS;
-        lines.push(format!("! and {more} more"));
-    }
-    lines.push(if account.verified {
-        format!("VERIFIED: all {} steps", account.verified_steps)
-    } else {
-        format!(
-            "NOT VERIFIED: {} steps verified, {} not",
-            account.verified_steps, account.unverified_steps
-        )
-    });
+    conclude(
+        &mut lines,
+        &account.problems,
+        account.verified,
+        (account.verified_steps, account.unverified_steps),
+    );
     lines.push(String::new());
     lines.join("\n")
 }
@@ -189,4 +180,29 @@ fn tell_updates(lines: &mut Vec<String>, rejoin: &Rejoin) {
 
 fn time(ms: Option<f64>) -> String {
     ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.2} ms"))
+}
+
+/// The end of a report: what went wrong, and the verdict on the steps that were
+/// verified and those that were not.
+pub(super) fn conclude(
+    lines: &mut Vec<String>,
+    problems: &[String],
+    verified: bool,
+    (verified_steps, unverified_steps): (u64, u64),
+) {
+    for problem in problems.iter().take(SHOWN_PROBLEMS) {
+        lines.push(format!("! {problem}"));
+    }
+    if problems.len() > SHOWN_PROBLEMS {
+        let more = problems.len() - SHOWN_PROBLEMS;
+        lines.push(format!("! and {more} more"));
+    }
+    lines.push(if verified {
+        format!("VERIFIED: all {} steps", verified_steps)
+    } else {
+        format!(
+            "NOT VERIFIED: {} steps verified, {} not",
+            verified_steps, unverified_steps
+        )
+    });
 }

@@ -11,6 +11,7 @@ use crate::demo::account::excess;
 use crate::demo::checks::epochs;
 use crate::demo::deaths::UpdateAccount;
 use crate::demo::events::{Event, Step};
+use crate::demo::ranks::fault;
 use crate::demo::record::{Life, Record};
 use crate::demo::units::{largest, median, ms};
 use serde::Serialize;
@@ -113,23 +114,6 @@ pub(crate) fn account(script: &Script, run: &Run) -> Account {
         phases,
         problems,
         script: script.clone(),
-    }
-}
-
-/// What is wrong with a step by itself.
-fn fault(step: &Step) -> Option<String> {
-    if !step.verified {
-        let what = step.problem.as_deref().unwrap_or("it does not say how");
-        Some(format!("differs from the reference: {what}"))
-    } else if step.missing != step.missing_expected {
-        Some(format!(
-            "reported {} missing contributions, the reference {}",
-            step.missing, step.missing_expected
-        ))
-    } else if !step.rel_err.is_finite() {
-        Some(format!("has a relative error of {}", step.rel_err))
-    } else {
-        None
     }
 }
 

@@ -2,10 +2,8 @@
 
 use super::account::{Account, PhaseAccount};
 use crate::demo::plan::name_of;
+use crate::demo::report::conclude;
 use std::collections::BTreeSet;
-
-/// Problems that are shown; the JSON has them all.
-const SHOWN_PROBLEMS: usize = 12;
 
 /// Prints one run.
 pub(crate) fn print(account: &Account) {
@@ -55,21 +53,12 @@ fn text(account: &Account) -> String {
         account.addresses_changed,
         account.leaked_objects
     ));
-    for problem in account.problems.iter().take(SHOWN_PROBLEMS) {
-        lines.push(format!("! {problem}"));
-    }
-    if account.problems.len() > SHOWN_PROBLEMS {
-        let more = account.problems.len() - SHOWN_PROBLEMS;
-        lines.push(format!("! and {more} more"));
-    }
-    lines.push(if account.verified {
-        format!("VERIFIED: all {} steps", account.verified_steps)
-    } else {
-        format!(
-            "NOT VERIFIED: {} steps verified, {} not",
-            account.verified_steps, account.unverified_steps
-        )
-    });
+    conclude(
+        &mut lines,
+        &account.problems,
+        account.verified,
+        (account.verified_steps, account.unverified_steps),
+    );
     lines.push(String::new());
     lines.join("\n")
 }
