@@ -5,22 +5,49 @@ use super::{Changes, Entry, LeaseId, Rendezvous, Revision, StoreError, Swap, che
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+#[derive(Debug, Default)]
+struct Contents {
+    state: State,
+    waiting: Vec<Waiter>,
+}
+
+/// Somebody who waits for a change under a prefix.
+#[derive(Debug)]
+struct Waiter {
+    prefix: String,
+    wake: Arc<Condvar>,
+}
+
+impl Contents {
+    /// Changes something, and wakes those who wait for that and nobody else.
+    fn change<T>(&mut self, act: impl FnOnce(&mut State) -> T) -> T {
+        let before = self.state.revision();
+        let result = act(&mut self.state);
+        for key in self.state.changed(before) {
+            let concerned = |waiter: &&Waiter| key.starts_with(&waiter.prefix);
+            self.waiting
+                .iter()
+                .filter(concerned)
+                .for_each(|waiter| waiter.wake.notify_one());
+        }
+        result
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
+    contents: Mutex<Contents>,
     born: Instant,
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tick(&self, state: &mut State) {
-        if state.tick(self.born.elapsed()) {
-            self.changed.notify_all();
-        }
+    fn tick(&self, contents: &mut Contents) {
+        let now = self.born.elapsed();
+        contents.change(|state| state.tick(now));
     }
 }
 
@@ -34,8 +61,7 @@ pub struct MemStore(Arc<Shared>);
 impl Default for MemStore {
     fn default() -> Self {
         let shared = Arc::new(Shared {
-            state: Mutex::default(),
-            changed: Condvar::new(),
+            contents: Mutex::default(),
             born: Instant::now(),
         });
         let watched = Arc::downgrade(&shared);
@@ -65,21 +91,19 @@ impl MemStore {
         Self::default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        let mut state = self.0.lock();
-        self.0.tick(&mut state);
-        state
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        let mut contents = self.0.lock();
+        self.0.tick(&mut contents);
+        contents
     }
 
     /// Whether this lease has not ended.
     pub(super) fn holds(&self, lease: LeaseId) -> bool {
-        self.lock().holds(lease)
+        self.lock().state.holds(lease)
     }
 
     fn change<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
-        let result = act(&mut self.lock());
-        self.0.changed.notify_all();
-        result
+        self.lock().change(act)
     }
 }
 
@@ -90,7 +114,7 @@ impl Rendezvous for MemStore {
     }
 
     fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        Ok(self.lock().get(key))
+        Ok(self.lock().state.get(key))
     }
 
     fn delete(&self, key: &str) -> Result<(), StoreError> {
@@ -115,31 +139,37 @@ impl Rendezvous for MemStore {
         limit: Duration,
     ) -> Result<Changes, StoreError> {
         let deadline = Instant::now() + limit;
-        let mut state = self.lock();
-        loop {
-            let changes = state.changes(prefix, after);
+        let wake = Arc::new(Condvar::new());
+        let mut contents = self.lock();
+        contents.waiting.push(Waiter {
+            prefix: prefix.to_owned(),
+            wake: Arc::clone(&wake),
+        });
+        let changes = loop {
+            let changes = contents.state.changes(prefix, after);
             let left = deadline.saturating_duration_since(Instant::now());
             if !changes.changes.is_empty() || left.is_zero() {
-                return Ok(changes);
+                break changes;
             }
-            (state, _) = self
-                .0
-                .changed
-                .wait_timeout(state, left.min(TICK))
+            (contents, _) = wake
+                .wait_timeout(contents, left.min(TICK))
                 .unwrap_or_else(PoisonError::into_inner);
-            self.0.tick(&mut state);
-        }
+            self.0.tick(&mut contents);
+        };
+        let others = |waiter: &Waiter| !Arc::ptr_eq(&waiter.wake, &wake);
+        contents.waiting.retain(others);
+        Ok(changes)
     }
 
     fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        Ok(self.lock().grant(ttl))
+        Ok(self.lock().state.grant(ttl))
     }
 
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
         // Before the clock is looked at: what the client sent in time may have waited.
-        let mut state = self.0.lock();
-        let kept = state.keep_alive(lease);
-        self.0.tick(&mut state);
+        let mut contents = self.0.lock();
+        let kept = contents.state.keep_alive(lease);
+        self.0.tick(&mut contents);
         kept
     }
 

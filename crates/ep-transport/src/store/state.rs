@@ -2,6 +2,7 @@
 
 use super::{Change, Changes, Entry, LeaseId, MAX_VALUE, Revision, StoreError, Swap};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 /// Deleted keys are remembered so that watchers hear of them; beyond this many the
@@ -42,7 +43,9 @@ struct Lease {
 #[derive(Debug, Default)]
 pub(super) struct State {
     records: BTreeMap<String, Record>,
-    tombstones: BTreeMap<Revision, String>,
+    /// The keys of all records, by when they last changed.
+    history: BTreeMap<Revision, String>,
+    tombstones: BTreeSet<Revision>,
     leases: BTreeMap<LeaseId, Lease>,
     revision: Revision,
     next_lease: u64,
@@ -59,9 +62,8 @@ impl State {
     fn set(&mut self, key: &str, value: Option<Vec<u8>>, lease: Option<LeaseId>) -> Revision {
         let revision = self.bump();
         if let Some(old) = self.records.get(key) {
-            if old.value.is_none() {
-                self.tombstones.remove(&old.revision);
-            }
+            self.history.remove(&old.revision);
+            self.tombstones.remove(&old.revision);
             if let Some(lease) = old.lease.and_then(|id| self.leases.get_mut(&id)) {
                 lease.keys.remove(key);
             }
@@ -69,12 +71,14 @@ impl State {
         if let Some(lease) = lease.and_then(|id| self.leases.get_mut(&id)) {
             lease.keys.insert(key.to_owned());
         }
+        self.history.insert(revision, key.to_owned());
         if value.is_none() {
-            self.tombstones.insert(revision, key.to_owned());
+            self.tombstones.insert(revision);
             if self.tombstones.len() > MAX_TOMBSTONES
-                && let Some((_, oldest)) = self.tombstones.pop_first()
+                && let Some(oldest) = self.tombstones.pop_first()
+                && let Some(key) = self.history.remove(&oldest)
             {
-                self.records.remove(&oldest);
+                self.records.remove(&key);
             }
         }
         self.records.insert(
@@ -125,23 +129,31 @@ impl State {
         }
     }
 
+    /// The state as it is now.
+    pub(super) fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Keys that have changed after `after`, oldest change first.
+    pub(super) fn changed(&self, after: Revision) -> impl Iterator<Item = &str> {
+        let later = (Bound::Excluded(after), Bound::Unbounded);
+        self.history.range(later).map(|(_, key)| key.as_str())
+    }
+
     /// Changes under `prefix` after `after`, oldest first; the oldest only if there
     /// is more than an answer holds.
     pub(super) fn changes(&self, prefix: &str, after: Revision) -> Changes {
         let mut changes: Vec<Change> = self
-            .records
-            .range(prefix.to_owned()..)
-            .take_while(|(key, _)| key.starts_with(prefix))
-            .filter(|(_, record)| {
-                record.revision > after && (after.0 > 0 || record.value.is_some())
-            })
+            .changed(after)
+            .filter(|key| key.starts_with(prefix))
+            .filter_map(|key| Some((key, self.records.get(key)?)))
+            .filter(|(_, record)| after.0 > 0 || record.value.is_some())
             .map(|(key, record)| Change {
-                key: key.clone(),
+                key: key.to_owned(),
                 value: record.value.clone(),
                 revision: record.revision,
             })
             .collect();
-        changes.sort_by_key(|change| change.revision);
         let mut bytes = 0;
         let fits = changes.iter().take_while(|change| {
             bytes += change.key.len() + change.value.as_ref().map_or(0, Vec::len);
