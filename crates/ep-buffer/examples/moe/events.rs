@@ -30,6 +30,8 @@ pub(crate) enum Event {
         epoch: u64,
         at_us: u64,
     },
+    /// An attempt to change the view has begun.
+    UpdateBegun { attempt: u64, at_us: u64 },
     /// What connecting to a peer's new life took.
     Update {
         peer: u32,

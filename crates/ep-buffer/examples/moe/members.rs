@@ -75,6 +75,7 @@ impl Watch {
                 }),
                 MemberEvent::UpdateBegun { attempt, at_us, .. } => {
                     self.attempts.insert(attempt, (at_us, None));
+                    emit(Event::UpdateBegun { attempt, at_us });
                 }
                 MemberEvent::Connected { attempt, at_us, .. } => {
                     if let Some((_, connected)) = self.attempts.get_mut(&attempt) {

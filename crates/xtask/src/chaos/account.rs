@@ -2,15 +2,13 @@
 
 use super::actions::Harm;
 use super::drive::{Run, STEP_BOUND_MS};
+use super::gaps::gaps;
 use crate::demo::events::{Event, Step};
 use crate::demo::record::{Life, Record};
 use crate::demo::units::ms;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-
-/// How long after a harm others may still learn of it.
-const AFTERMATH_US: u64 = 100_000;
 
 /// The outcome of one run. All times in milliseconds.
 #[derive(Clone, Debug, Serialize)]
@@ -39,12 +37,20 @@ pub(crate) struct Account {
     pub(crate) stale_accepted: u64,
     /// From the beginning of an update until the peer is connected, on each survivor.
     pub(crate) reconnect_ms: Quantiles,
-    /// From the end of a step to the end of the next, while a process came in and no
-    /// harm was done.
+    /// From the end of a step to the end of the next, while an attempt to take somebody in
+    /// was under way and no harm was done.
     pub(crate) survivor_gap_ms: Quantiles,
     pub(crate) survivor_gaps: u64,
-    /// The same, before the first harm.
+    /// The attempts in whose times these gaps were.
+    pub(crate) survivor_attempts: u64,
+    /// The same while all ranks were there, nothing was done to anybody and nobody came.
     pub(crate) step_ms: Quantiles,
+    pub(crate) undisturbed_gaps: u64,
+    /// 99th percentile of the survivors' gaps to that of the undisturbed ones.
+    pub(crate) gap_ratio_p99: Option<f64>,
+    /// The same from a death until it was noticed and the step done.
+    pub(crate) detection_gap_ms: Quantiles,
+    pub(crate) detection_gaps: u64,
     pub(crate) problems: Vec<String>,
 }
 
@@ -156,10 +162,12 @@ pub(crate) fn account(ranks: u32, seed: u64, run: &Run) -> Account {
         Event::Update(update) if update.connect_us > 0 => Some(update.connect_us as f64 / 1e3),
         _ => None,
     });
-    let gaps = admission_gaps(run);
-    let quiet = gaps_of(record)
-        .filter(|(from, until)| *from > run.quiet.0 && *until < run.quiet.1)
-        .map(|(from, until)| ms(from, until));
+    let gaps = gaps(ranks, run);
+    let counts = [&gaps.admission, &gaps.undisturbed, &gaps.detection].map(|g| g.len() as u64);
+    let [survivor_gaps, undisturbed_gaps, detection_gaps] = counts;
+    let survivor_gap_ms = Quantiles::of(gaps.admission);
+    let step_ms = Quantiles::of(gaps.undisturbed);
+    let p99 = survivor_gap_ms.p99.zip(step_ms.p99);
     Account {
         ranks,
         seed,
@@ -185,9 +193,14 @@ pub(crate) fn account(ranks: u32, seed: u64, run: &Run) -> Account {
         leaked_objects,
         stale_accepted,
         reconnect_ms: Quantiles::of(reconnects.collect()),
-        survivor_gaps: gaps.len() as u64,
-        survivor_gap_ms: Quantiles::of(gaps),
-        step_ms: Quantiles::of(quiet.collect()),
+        survivor_gap_ms,
+        survivor_gaps,
+        survivor_attempts: gaps.attempts,
+        step_ms,
+        undisturbed_gaps,
+        gap_ratio_p99: p99.map(|(during, quiet)| during / quiet),
+        detection_gap_ms: Quantiles::of(gaps.detection),
+        detection_gaps,
         problems,
     }
 }
@@ -245,40 +258,6 @@ fn leaks(record: &Record, problems: &mut Vec<String>) -> u64 {
         problems.push(format!("{sum} objects were left behind"));
     }
     sum
-}
-
-/// Pairs of ends of steps in a row.
-fn gaps_of(record: &Record) -> impl Iterator<Item = (u64, u64)> {
-    record.lives.iter().flat_map(|life| {
-        let ends = || life.steps().map(|s| s.end_us);
-        ends().zip(ends().skip(1))
-    })
-}
-
-/// Gaps of those that were there, while a new process came in and no harm was done.
-fn admission_gaps(run: &Run) -> Vec<f64> {
-    let windows: Vec<(u64, u64)> = run
-        .record
-        .lives
-        .iter()
-        .filter(|life| life.spawned_us > run.quiet.1)
-        .filter_map(|life| Some((life.ready_us()?, life.steps().next()?.end_us)))
-        .collect();
-    let calm = |from: u64, until: u64| {
-        let harms = run.harms.iter();
-        !harms
-            .clone()
-            .any(|(_, _, begin, end)| *begin < until && from < *end + AFTERMATH_US)
-    };
-    gaps_of(&run.record)
-        .filter(|(from, until)| {
-            windows
-                .iter()
-                .any(|(begin, end)| begin < until && from < end)
-        })
-        .filter(|(from, until)| calm(*from, *until))
-        .map(|(from, until)| ms(from, until))
-        .collect()
 }
 
 impl Life {

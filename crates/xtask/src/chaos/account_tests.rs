@@ -72,7 +72,12 @@ fn run() -> Run {
         addresses_changed: 0,
         connect_us: 2_000,
     };
+    let begun = Event::UpdateBegun {
+        attempt: 3,
+        at_us: 62 * PERIOD,
+    };
     for life in &mut lives[..2] {
+        life.heard.push((65 * PERIOD, begun.clone()));
         life.heard.push((65 * PERIOD, admitted.clone()));
         life.heard
             .push((65 * PERIOD, Event::Update(update.clone())));
@@ -83,7 +88,6 @@ fn run() -> Run {
             problems: Vec::new(),
         },
         harms: vec![(Harm::Kill { back_ms: 50 }, 2, killed_us, killed_us)],
-        quiet: (PERIOD, 30 * PERIOD),
         hangs: Vec::new(),
     }
 }
@@ -116,10 +120,67 @@ fn a_good_run_is_counted_and_measured() {
     assert_eq!((account.kills, account.freezes), (1, 0));
     assert_eq!((account.updates_committed, account.updates_dropped), (1, 0));
     assert_eq!(account.reconnect_ms.p99, Some(2.0));
+    // Steps 10 to 39 and 80 to 99 on three ranks: a while after something began or ended,
+    // and before the next thing.
+    assert_eq!(account.undisturbed_gaps, 3 * (29 + 19));
     assert_eq!(account.step_ms.p50, Some(10.0));
-    // From ready until the first step: steps 60 to 70, on two ranks.
-    assert_eq!(account.survivor_gaps, 2 * 11);
+    // From the proposal until the first step in the new view: steps 61 to 70, on two ranks.
+    assert_eq!(account.survivor_gaps, 2 * 9);
+    assert_eq!(account.survivor_attempts, 1);
     assert_eq!(account.survivor_gap_ms.max, Some(10.0));
+    assert_eq!(account.gap_ratio_p99, Some(1.0));
+    // Step 40, at whose beginning the process died, on the two others.
+    assert_eq!(account.detection_gaps, 2);
+}
+
+#[test]
+fn a_long_step_counts_for_what_went_on_in_it() {
+    let longest = |number| {
+        let account = with_step(0, number, |step| step.end_us += 3_000);
+        let all = [
+            account.step_ms,
+            account.survivor_gap_ms,
+            account.detection_gap_ms,
+        ];
+        all.map(|quantiles| quantiles.max)
+    };
+    let (usual, long) = (Some(10.0), Some(13.0));
+    assert_eq!(longest(20), [long, usual, usual]);
+    assert_eq!(longest(70), [usual, long, usual]);
+    assert_eq!(longest(40), [usual, usual, long]);
+    // After the death, before the new process is proposed; and just after it came in.
+    assert_eq!(longest(55), [usual; 3]);
+    assert_eq!(longest(75), [usual; 3]);
+}
+
+#[test]
+fn harm_during_an_admission_is_not_the_admissions() {
+    let mut harmed = run();
+    let (from, until) = (63 * PERIOD, 64 * PERIOD);
+    let harm = Harm::Lose { percent: 9, ms: 10 };
+    harmed.harms.push((harm, 0, from, until));
+    // Steps 61 and 62 were before it; what is after it was over before it was forgotten.
+    assert_eq!(account(3, 1, &harmed).survivor_gaps, 2);
+}
+
+#[test]
+fn an_attempt_that_is_dropped_takes_time_too() {
+    let mut dropped = run();
+    let event = Event::UpdateDropped {
+        attempt: 2,
+        by: 0,
+        why: String::new(),
+        at_us: 58 * PERIOD,
+    };
+    let begun = Event::UpdateBegun {
+        attempt: 2,
+        at_us: 56 * PERIOD,
+    };
+    dropped.record.lives[1].heard.push((58 * PERIOD, begun));
+    dropped.record.lives[1].heard.push((58 * PERIOD, event));
+    let account = account(3, 1, &dropped);
+    assert_eq!(account.survivor_gaps, 2 * (9 + 3));
+    assert_eq!(account.survivor_attempts, 2);
 }
 
 #[test]
@@ -136,10 +197,18 @@ fn the_json_has_the_keys_that_other_programs_read() -> Result<(), serde_json::Er
         "hangs",
         "leaked_objects",
         "stale_accepted",
+        "survivor_gaps",
+        "undisturbed_gaps",
+        "detection_gaps",
     ] {
         assert!(value[key].is_u64(), "{key}");
     }
-    for key in ["reconnect_ms", "survivor_gap_ms", "step_ms"] {
+    for key in [
+        "reconnect_ms",
+        "survivor_gap_ms",
+        "step_ms",
+        "detection_gap_ms",
+    ] {
         for share in ["p50", "p99", "max"] {
             assert!(value[key][share].is_f64(), "{key} {share}");
         }

@@ -16,9 +16,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 const POLL: Duration = Duration::from_millis(5);
-/// Steps of the undisturbed run, and of the last one.
-const QUIET_STEPS: u64 = 100;
-const LAST_STEPS: u64 = 20;
 /// A step may take three time-outs and wait for a decision (4 s); the rest is what a
 /// machine with fewer cores than ranks needs.
 pub(crate) const STEP_BOUND_MS: u64 = 3 * TIME_OUT_MS + 4_000 + 5_000;
@@ -31,21 +28,21 @@ pub(crate) struct Run {
     pub(crate) record: Record,
     /// What was done to whom (which life), from when until when (us).
     pub(crate) harms: Vec<(Harm, usize, u64, u64)>,
-    /// When the undisturbed run was.
-    pub(crate) quiet: (u64, u64),
     pub(crate) hangs: Vec<String>,
 }
 
 enum Stage {
-    /// Nobody is harmed yet.
-    Quiet,
+    /// Nobody is harmed yet; the ranks were last seen together at this time.
+    Quiet(u64),
     /// Waits for the time of an action.
     Before {
         action: usize,
         since_us: u64,
     },
+    /// Nobody is harmed any more; `seen_us` as above.
     Last {
         since_us: u64,
+        seen_us: u64,
         from: Option<u64>,
     },
     Leaving,
@@ -55,6 +52,8 @@ struct Drive<'a> {
     ranks: BTreeSet<u32>,
     rng: ChaCha8Rng,
     actions: &'a [Action],
+    /// Steps before the first harm and after the last.
+    quiet_steps: u64,
     processes: Processes<'a>,
     run: Run,
     stage: Stage,
@@ -70,7 +69,7 @@ struct Drive<'a> {
 pub(crate) fn run(
     ranks: u32,
     seed: u64,
-    actions: &[Action],
+    (actions, quiet_steps): (&[Action], u64),
     setup: &Setup,
     limit: Duration,
     bar: &ProgressBar,
@@ -81,9 +80,10 @@ pub(crate) fn run(
         ranks: (0..ranks).collect(),
         rng,
         actions,
+        quiet_steps,
         processes: Processes::new(setup),
         run: Run::default(),
-        stage: Stage::Quiet,
+        stage: Stage::Quiet(now_us()),
         due: BTreeMap::new(),
         frozen: BTreeMap::new(),
         thawed_us: BTreeMap::new(),
@@ -173,24 +173,16 @@ impl Drive<'_> {
     fn advance(&mut self, bar: &ProgressBar) -> Result<()> {
         let now = now_us();
         match self.stage {
-            Stage::Quiet => {
-                let steps = self.settled(0);
-                let Some(first) = steps.as_ref().and_then(BTreeSet::first) else {
-                    self.overdue(0, self.run.record_begin(&self.processes.record));
-                    return Ok(());
-                };
-                if self.run.quiet.0 == 0 {
-                    self.run.quiet.0 = now;
-                }
-                if *first >= QUIET_STEPS {
-                    self.run.quiet.1 = now;
-                    self.next(0);
-                }
-            }
+            Stage::Quiet(seen_us) => match self.settled(0) {
+                None => self.overdue(0, seen_us),
+                Some(steps) if steps.first() >= Some(&self.quiet_steps) => self.next(0),
+                Some(_) => self.stage = Stage::Quiet(now),
+            },
             Stage::Before { action, since_us } => {
                 let Some(what) = self.actions.get(action) else {
                     self.stage = Stage::Last {
                         since_us: now,
+                        seen_us: now,
                         from: None,
                     };
                     return Ok(());
@@ -210,26 +202,39 @@ impl Drive<'_> {
                     self.overdue(action, since_us);
                 }
             }
-            Stage::Last { since_us, from } => match (self.settled(since_us), from) {
-                (None, _) => self.overdue(self.actions.len(), since_us),
-                (Some(steps), None) => {
-                    let from = steps.last().copied();
-                    self.stage = Stage::Last { since_us, from };
-                }
-                (Some(steps), Some(from)) => {
-                    if steps.first().is_some_and(|step| *step >= from + LAST_STEPS) {
-                        for rank in self.ranks.clone() {
-                            if let Some(life) = self.processes.current(rank) {
-                                self.processes.tell(life, "leave");
-                            }
-                        }
-                        self.stage = Stage::Leaving;
+            Stage::Last {
+                since_us,
+                seen_us,
+                from,
+            } => match self.settled(since_us) {
+                None => self.overdue(self.actions.len(), seen_us),
+                Some(steps) => {
+                    let from = from.or(steps.last().copied());
+                    let until = from.map(|step| step + self.quiet_steps);
+                    if steps.first().copied() >= until {
+                        self.dismiss();
+                    } else {
+                        self.stage = Stage::Last {
+                            since_us,
+                            seen_us: now,
+                            from,
+                        };
                     }
                 }
             },
             Stage::Leaving => {}
         }
         Ok(())
+    }
+
+    /// Everybody is to leave.
+    fn dismiss(&mut self) {
+        for rank in self.ranks.clone() {
+            if let Some(life) = self.processes.current(rank) {
+                self.processes.tell(life, "leave");
+            }
+        }
+        self.stage = Stage::Leaving;
     }
 
     fn next(&mut self, action: usize) {
@@ -298,11 +303,5 @@ impl Drive<'_> {
                 ));
             }
         }
-    }
-}
-
-impl Run {
-    fn record_begin(&self, record: &Record) -> u64 {
-        record.lives.first().map_or(0, |life| life.spawned_us)
     }
 }

@@ -6,10 +6,12 @@ mod account;
 mod account_tests;
 mod actions;
 mod drive;
+mod gaps;
+mod report;
 
 use crate::demo::plan::{self, DataPath, KillArg, Plan};
 use crate::demo::process::Setup;
-use account::{Account, account};
+use account::account;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use ep_transport::store::TcpStoreServer;
@@ -38,6 +40,10 @@ pub(crate) struct Args {
     /// for a while; each half as often as there are kills by default
     #[arg(long)]
     faults: Option<u32>,
+    /// Undisturbed steps before the first harm, and as many after the last; what is
+    /// between two harms, when all ranks are there again, is measured with them
+    #[arg(long, default_value_t = 1000)]
+    quiet_steps: u64,
     /// Seed of everything that happens by chance; from the clock by default
     #[arg(long)]
     seed: Option<u64>,
@@ -69,7 +75,7 @@ impl Args {
             #[command(flatten)]
             args: Args,
         }
-        Alone::parse_from(["chaos", "--seed=1", "--deadline-s=120"]).args
+        Alone::parse_from(["chaos", "--seed=1", "--quiet-steps=100", "--deadline-s=120"]).args
     }
 }
 
@@ -123,54 +129,20 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let style = "{bar:40} {pos}/{len}  {elapsed}  {msg}";
     bar.set_style(ProgressStyle::with_template(style)?);
     let limit = Duration::from_secs(args.deadline_s);
-    let run = drive::run(args.ranks, seed, &actions, &setup, limit, &bar);
+    let run = drive::run(
+        args.ranks,
+        seed,
+        (&actions, args.quiet_steps),
+        &setup,
+        limit,
+        &bar,
+    );
     bar.finish_and_clear();
     let account = account(args.ranks, seed, &run?);
-    print!("{}", text(&account));
+    print!("{}", report::text(&account));
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&account)?;
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(account.good)
-}
-
-fn text(account: &Account) -> String {
-    let mut lines = vec![
-        format!(
-            "{} ranks, seed {}: {} kills, {} freezes ({} of them replaced meanwhile), {} times lost packets, \
-             {} times no link, {} failing commands",
-            account.ranks,
-            account.seed,
-            account.kills,
-            account.freezes,
-            account.ousted,
-            account.losses,
-            account.links_down,
-            account.failing_commands
-        ),
-        format!(
-            "{} steps: {} verified, {} not; {} hangs, {} objects leaked, {} times stale data accepted",
-            account.steps,
-            account.verified_steps,
-            account.unverified_steps,
-            account.hangs,
-            account.leaked_objects,
-            account.stale_accepted
-        ),
-        format!(
-            "{} updates committed, {} dropped; connecting to a changed peer: {}",
-            account.updates_committed, account.updates_dropped, account.reconnect_ms
-        ),
-        format!(
-            "between the ends of two steps of a survivor, {} times while a process came in: {}",
-            account.survivor_gaps, account.survivor_gap_ms
-        ),
-        format!("in the undisturbed run: {}", account.step_ms),
-    ];
-    let problems = account.problems.iter().take(20);
-    lines.extend(problems.map(|problem| format!("! {problem}")));
-    let verdict = if account.good { "GOOD" } else { "NOT GOOD" };
-    lines.push(verdict.to_owned());
-    lines.push(String::new());
-    lines.join("\n")
 }

@@ -355,6 +355,7 @@ fn a_dropped_attempt_is_told_once_and_no_fault() {
                 attempt: 1,
                 by: 1,
                 why,
+                at_us: 9_000,
             },
         ));
     }

@@ -30,6 +30,8 @@ pub(crate) enum Event {
         epoch: u64,
         at_us: u64,
     },
+    /// An attempt to change the view has begun.
+    UpdateBegun { attempt: u64, at_us: u64 },
     /// A peer's connections were made anew, in place.
     Update(Update),
     /// An attempt to take a rank in was given up; it is made again.
@@ -38,6 +40,8 @@ pub(crate) enum Event {
         attempt: u64,
         by: u32,
         why: String,
+        #[serde(default)]
+        at_us: u64,
     },
     /// Another process has taken this rank.
     Superseded {},
