@@ -9,7 +9,8 @@ use crate::ids::{Epoch, Half, Incarnation, Rank};
 use crate::links::{Links, QueuePairReport};
 use crate::member::agent::{Agent, Connections};
 use crate::member::connection::ConnectionState;
-use crate::member::presence::{Presence, incarnation_key};
+use crate::member::keys;
+use crate::member::presence::Presence;
 use crate::member::protocol::{Protocol, Setup};
 use crate::member::records::{Card, Records};
 use crate::member::status::{SharedStatus, Status};
@@ -167,6 +168,8 @@ impl Group {
             }),
             born: Instant::now(),
             oldest: None,
+            collecting: false,
+            answers: Vec::new(),
         };
         group.agent = Some(spawn("ep-agent", move || agent.run())?);
         Ok(group)
@@ -282,7 +285,7 @@ impl Group {
     /// # Errors
     /// The store is away, or `limit` is over.
     pub fn finish(&self, limit: Duration) -> Result<(), Error> {
-        let key = format!("{}finished/{}", self.prefix, self.me.0);
+        let key = keys::finished(&self.prefix, self.me);
         self.store.put(
             &key,
             &self.records.encode(&key, &self.card.incarnation)?,
@@ -431,7 +434,7 @@ fn take_over(
     store: &dyn Rendezvous,
 ) -> Result<Incarnation, Error> {
     let rank = config.rank;
-    let cards = format!("{prefix}card/{}/", rank.0);
+    let cards = keys::cards(prefix, rank);
     let deadline = Instant::now() + config.take_over_time_out;
     while let Some(held) = store
         .changes(&cards, Revision(0), Duration::ZERO)?
@@ -451,7 +454,7 @@ fn take_over(
         }
         std::thread::sleep(TAKE_OVER_PERIOD);
     }
-    let key = incarnation_key(prefix, rank);
+    let key = keys::incarnation(prefix, rank);
     let mut held = store.get(&key)?;
     loop {
         let last = match &held {

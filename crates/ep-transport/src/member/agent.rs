@@ -1,5 +1,6 @@
 //! Carries out what the membership protocol asks for, in the background.
 
+use super::keys;
 use super::presence::Presence;
 use super::protocol::{Action, Event, Protocol};
 use super::records::{
@@ -48,6 +49,10 @@ pub(crate) struct Agent {
     pub(crate) born: Instant,
     /// The oldest attempt that the store still knows of.
     pub(crate) oldest: Option<u64>,
+    /// Whether this rank watches what everybody answers.
+    pub(crate) collecting: bool,
+    /// What this rank answered in the present attempt.
+    pub(crate) answers: Vec<String>,
 }
 
 impl Agent {
@@ -68,15 +73,16 @@ impl Agent {
     pub(crate) fn run(mut self) {
         let mut seen = Revision(0);
         while !self.stopped() {
-            let changes = self.store.changes(&self.prefix, seen, POLL);
+            let watched = match self.collecting {
+                true => self.prefix.clone(),
+                false => keys::common(&self.prefix),
+            };
+            let changes = self.store.changes(&watched, seen, POLL);
             // While nothing is left to be done of what was decided: whoever is yet to
             // be admitted would seem masked.
             self.look_for_losses();
             match changes {
-                Ok(changes) => {
-                    seen = changes.revision;
-                    self.take_in(changes);
-                }
+                Ok(changes) => seen = self.take_in(changes),
                 Err(error) => {
                     // Serving goes on without the store; updates wait for it.
                     tracing::warn!(rank = self.me.0, error = %Chain(&error), "rendezvous does not answer");
@@ -89,6 +95,7 @@ impl Agent {
                     return;
                 }
             }
+            self.collecting = self.protocol.hears_all();
             self.show_connections();
         }
     }
@@ -101,7 +108,8 @@ impl Agent {
         }
     }
 
-    fn take_in(&mut self, changes: Changes) {
+    /// Returns up to where it has read.
+    fn take_in(&mut self, changes: Changes) -> Revision {
         for change in changes.changes {
             let Some(path) = change.key.strip_prefix(&self.prefix) else {
                 continue;
@@ -114,7 +122,13 @@ impl Agent {
                 Ok(None) => {}
                 Err(error) => self.refuse(error),
             }
+            if !self.collecting && self.protocol.hears_all() {
+                // What is answered to this proposal is elsewhere, and comes after it.
+                self.collecting = true;
+                return change.revision;
+            }
         }
+        changes.revision
     }
 
     /// A member goes on without what it cannot understand; one that wants to
@@ -133,7 +147,7 @@ impl Agent {
         let number = |text: &str| text.parse::<u64>().ok();
         let rank = |text: &str| text.parse().ok().map(Rank);
         Ok(match (parts.as_slice(), value) {
-            (["card", of, life], value) => match (rank(of), life.parse().ok(), value) {
+            (["all", "card", of, life], value) => match (rank(of), life.parse().ok(), value) {
                 (Some(rank), Some(life), Some(value)) if rank.0 < self.control.capacity() => {
                     let card: Card = self.records.decode(path, value)?;
                     self.check((rank, Incarnation(life)), path, &card)?;
@@ -146,14 +160,14 @@ impl Agent {
                 }
                 _ => None,
             },
-            (["masked", of], value) => match (rank(of), value) {
+            (["all", "masked", of], value) => match (rank(of), value) {
                 (Some(rank), Some(value)) => {
                     let masked = self.records.decode::<Masked>(path, value)?;
                     Some(Event::Masked(rank, masked))
                 }
                 _ => None,
             },
-            (["finished", of], Some(value)) => {
+            (["all", "finished", of], Some(value)) => {
                 if let Some(rank) = rank(of) {
                     let incarnation = self.records.decode(path, value)?;
                     self.status
@@ -161,7 +175,7 @@ impl Agent {
                 }
                 None
             }
-            (["proposal", n], Some(value)) => match number(n) {
+            (["all", "proposal", n], Some(value)) => match number(n) {
                 Some(n) => {
                     let oldest = self.oldest.get_or_insert(n);
                     *oldest = n.min(*oldest);
@@ -172,7 +186,7 @@ impl Agent {
                 }
                 None => None,
             },
-            (["offers", n, of], Some(value)) => match (number(n), rank(of)) {
+            (["all" | "few", "offers", n, of], Some(value)) => match (number(n), rank(of)) {
                 (Some(n), Some(of)) => Some(Event::Offers(
                     n,
                     of,
@@ -180,14 +194,21 @@ impl Agent {
                 )),
                 _ => None,
             },
-            (["linked", n, of], Some(value)) => match (number(n), rank(of)) {
+            (["few", "linked", n, of], Some(value)) => match (number(n), rank(of)) {
                 (Some(n), Some(of)) => {
                     self.records.decode::<()>(path, value)?;
                     Some(Event::Linked(n, of))
                 }
                 _ => None,
             },
-            (["ready", n, of], Some(value)) => match (number(n), rank(of)) {
+            (["all", "go", n], Some(value)) => match number(n) {
+                Some(n) => {
+                    self.records.decode::<()>(path, value)?;
+                    Some(Event::Go(n))
+                }
+                None => None,
+            },
+            (["few", "ready", n, of], Some(value)) => match (number(n), rank(of)) {
                 (Some(n), Some(of)) => Some(Event::Ready(
                     n,
                     of,
@@ -195,7 +216,7 @@ impl Agent {
                 )),
                 _ => None,
             },
-            (["decision", n], Some(value)) => match number(n) {
+            (["all", "decision", n], Some(value)) => match number(n) {
                 Some(n) => Some(Event::Decision(
                     n,
                     self.records.decode::<Decision>(path, value)?,
@@ -296,7 +317,7 @@ impl Agent {
                 });
             }
             Action::TellMasked(masked) => {
-                let key = self.key(format_args!("masked/{}", self.me.0));
+                let key = self.key(format_args!("all/masked/{}", self.me.0));
                 // If the lease has ended, the card is gone too, and this is told again
                 // with the next one.
                 self.publish(&key, &masked, Some(self.presence.lease()));
@@ -309,7 +330,7 @@ impl Agent {
                 self.presence.superseded(by);
             }
             Action::Propose(number, proposal) => {
-                self.publish_once(&self.key(format_args!("proposal/{number}")), &proposal);
+                self.publish_once(&self.key(format_args!("all/proposal/{number}")), &proposal);
             }
             Action::Prepare(number, ranks) => {
                 self.report(MemberEvent::UpdateBegun {
@@ -320,9 +341,17 @@ impl Agent {
                 let outcome = self.prepare(&ranks).map(|o| Event::Prepared(number, o));
                 self.feed(number, outcome);
             }
-            Action::PublishOffers(number, offers) => {
-                let key = self.key(format_args!("offers/{number}/{}", self.me.0));
-                self.publish(&key, &offers, None);
+            Action::PublishOffers {
+                number,
+                offers,
+                everybody,
+            } => {
+                let kind = if everybody {
+                    "all/offers"
+                } else {
+                    "few/offers"
+                };
+                self.answer(kind, number, &offers);
             }
             Action::Connect(number, peers) => {
                 let outcome = self.connections.connect(&peers);
@@ -333,8 +362,10 @@ impl Agent {
                     attempt: number,
                     at_us,
                 });
-                let key = self.key(format_args!("linked/{number}/{}", self.me.0));
-                self.publish(&key, &(), None);
+                self.answer("few/linked", number, &());
+            }
+            Action::PublishGo(number) => {
+                self.publish(&self.key(format_args!("all/go/{number}")), &(), None);
             }
             Action::Promise { number, member } => {
                 let limit = match member {
@@ -346,11 +377,10 @@ impl Agent {
                 self.feed(number, Ok(Event::Promised(number, ready)));
             }
             Action::PublishReady(number, ready) => {
-                let key = self.key(format_args!("ready/{number}/{}", self.me.0));
-                self.publish(&key, &ready, None);
+                self.answer("few/ready", number, &ready);
             }
             Action::Decide(number, decision) => {
-                self.publish_once(&self.key(format_args!("decision/{number}")), &decision);
+                self.publish_once(&self.key(format_args!("all/decision/{number}")), &decision);
             }
             Action::Admit {
                 attempt,
@@ -368,7 +398,7 @@ impl Agent {
                     self.control.resume_at(from);
                 }
                 self.control.release();
-                self.tidy(attempt);
+                self.tidy();
                 if own {
                     self.forget_before(attempt);
                 }
@@ -395,7 +425,7 @@ impl Agent {
             } => {
                 self.connections.forget(&ranks);
                 self.control.release();
-                self.tidy(attempt);
+                self.tidy();
                 self.report(MemberEvent::UpdateDropped {
                     attempt,
                     by,
@@ -441,10 +471,16 @@ impl Agent {
         self.protocol.on(event, now);
     }
 
-    /// Takes what this rank published for a decided attempt out of the store.
-    fn tidy(&self, attempt: u64) {
-        for kind in ["offers", "linked", "ready"] {
-            let key = self.key(format_args!("{kind}/{attempt}/{}", self.me.0));
+    /// Publishes what the others need until the attempt is decided.
+    fn answer<T: serde::Serialize>(&mut self, kind: &str, attempt: u64, record: &T) {
+        let key = self.key(format_args!("{kind}/{attempt}/{}", self.me.0));
+        self.publish(&key, record, None);
+        self.answers.push(key);
+    }
+
+    /// Takes what this rank answered in an attempt that was decided out of the store.
+    fn tidy(&mut self) {
+        for key in std::mem::take(&mut self.answers) {
             if let Err(error) = self.store.delete(&key) {
                 tracing::debug!(rank = self.me.0, key, error = %Chain(&error), "left in the store");
             }
@@ -455,8 +491,8 @@ impl Agent {
     /// ready for this one has learned how those ended.
     fn forget_before(&mut self, attempt: u64) {
         for number in self.oldest.unwrap_or(attempt)..attempt {
-            for kind in ["proposal", "decision"] {
-                let key = self.key(format_args!("{kind}/{number}"));
+            for kind in ["proposal", "go", "decision"] {
+                let key = self.key(format_args!("all/{kind}/{number}"));
                 if let Err(error) = self.store.delete(&key) {
                     tracing::debug!(rank = self.me.0, key, error = %Chain(&error), "left in the store");
                 }

@@ -6,6 +6,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod connection;
+pub(crate) mod keys;
 pub(crate) mod presence;
 pub(crate) mod protocol;
 pub(crate) mod records;

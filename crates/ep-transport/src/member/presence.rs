@@ -1,5 +1,6 @@
 //! This rank's sign of life at the rendezvous: a lease, and the card that hangs on it.
 
+use super::keys;
 use super::records::{Card, Records};
 use super::status::SharedStatus;
 use crate::error::{Chain, Error};
@@ -28,16 +29,6 @@ pub(crate) struct Presence {
     status: Arc<SharedStatus>,
     events: Sender<MemberEvent>,
     held: Mutex<Held>,
-}
-
-/// Where a life's card is.
-pub(crate) fn card_key(prefix: &str, rank: Rank, incarnation: Incarnation) -> String {
-    format!("{prefix}card/{}/{}", rank.0, incarnation.0)
-}
-
-/// Where the number of the newest life of a rank is.
-pub(crate) fn incarnation_key(prefix: &str, rank: Rank) -> String {
-    format!("{prefix}incarnation/{}", rank.0)
 }
 
 impl Presence {
@@ -79,7 +70,7 @@ impl Presence {
 
     /// Publishes this life's card, now and whenever the lease has to be taken anew.
     pub(crate) fn publish(&self, card: &Card) -> Result<(), Error> {
-        let key = card_key(&self.prefix, self.me, self.incarnation);
+        let key = keys::card(&self.prefix, (self.me, self.incarnation));
         let card = self.records.encode(&key, card)?;
         let mut held = self.lock();
         self.store.put(&key, &card, Some(held.lease))?;
@@ -102,7 +93,7 @@ impl Presence {
     }
 
     fn regain(&self) -> Result<(), Error> {
-        let key = incarnation_key(&self.prefix, self.me);
+        let key = keys::incarnation(&self.prefix, self.me);
         if let Some(entry) = self.store.get(&key)? {
             let newest: Incarnation = self.records.decode(&key, &entry.value)?;
             if newest > self.incarnation {
@@ -114,7 +105,7 @@ impl Presence {
         let mut held = self.lock();
         if let Some(card) = &held.card {
             // A life that begins meanwhile has a card of its own.
-            let key = card_key(&self.prefix, self.me, self.incarnation);
+            let key = keys::card(&self.prefix, (self.me, self.incarnation));
             self.store.put(&key, card, Some(lease))?;
         }
         held.lease = lease;

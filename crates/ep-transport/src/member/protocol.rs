@@ -13,9 +13,15 @@
 //! | `Prepared` | links reset, queue pair numbers known | publish them |
 //! | `Offered` | own offers published | once the peers' offers are there: connect |
 //! | `Connected` | links connected | publish *connected* |
-//! | `Waiting` | published | once all are connected: promise a limit |
+//! | `Waiting` | published | once all are connected: the collector publishes *go* |
+//! | `Waiting` | *go* was seen | promise a limit |
 //! | `Promised` | promise made | publish *ready* |
-//! | `Ready` | published | once all are ready, the lowest joiner decides *commit* |
+//! | `Ready` | published | once all are ready, the collector decides *commit* |
+//!
+//! The collector is the lowest of those who come in, so that members hear of one another
+//! only what has become of all. Nothing rests on it but that the attempt succeeds: who
+//! is not connected does not promise, and a commit needs everybody's promise. If it
+//! dies, lies or is late, the attempt is dropped.
 //!
 //! Promises come last, when everybody has just shown that it answers: a member that
 //! hangs keeps an attempt from succeeding but holds nobody up.
@@ -73,6 +79,8 @@ pub(crate) enum Event {
     Offers(u64, Rank, Offers),
     /// A rank has connected its links.
     Linked(u64, Rank),
+    /// All have.
+    Go(u64),
     Ready(u64, Rank, Ready),
     Decision(u64, Decision),
     /// [`Action::Prepare`] was done; these are the own offers.
@@ -97,10 +105,16 @@ pub(crate) enum Action {
     Propose(u64, Proposal),
     /// Mask and reset the links to these ranks, and make offers for them.
     Prepare(u64, Vec<Rank>),
-    PublishOffers(u64, Offers),
+    PublishOffers {
+        number: u64,
+        offers: Offers,
+        /// Members have to hear of them, not only those who come in.
+        everybody: bool,
+    },
     /// Connect the links to these peers.
     Connect(u64, Vec<(Card, Vec<QpOffer>)>),
     PublishLinked(u64),
+    PublishGo(u64),
     /// Promise to begin no operation at or beyond some limit, unless this rank is
     /// among those that come in (`member` is not set): its counter does not matter,
     /// only that no epoch is used again.
@@ -229,6 +243,11 @@ impl Protocol {
                     attempt.linked.insert(rank);
                 }
             }
+            Event::Go(number) => {
+                if let Some(attempt) = self.current(number) {
+                    attempt.go = true;
+                }
+            }
             Event::Ready(number, rank, ready) => {
                 if let Some(attempt) = self.current(number) {
                     attempt.ready.insert(rank, ready);
@@ -281,8 +300,15 @@ impl Protocol {
         if let Some(before) = self.attempt.take() {
             self.conclude(before, now);
         }
-        let deadline = now + self.setup.time_out;
-        self.attempt = Some(Attempt::new(number, proposal, self.me(), deadline));
+        let times = (now, self.setup.time_out);
+        self.attempt = Some(Attempt::new(number, proposal, self.me(), times));
+    }
+
+    /// Whether this rank has to hear what everybody answers to the present proposal, all
+    /// of which comes after the proposal itself.
+    pub(crate) fn hears_all(&self) -> bool {
+        let attempt = self.attempt.as_ref();
+        attempt.is_some_and(|attempt| attempt.proposal.hears_all(self.me()))
     }
 
     /// What to do now, one thing at a time; `None` until more is learned or `now`

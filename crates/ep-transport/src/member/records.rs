@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Version of the records. Ranks of different versions do not form a group.
-pub const RECORD_VERSION: u16 = 2;
+pub const RECORD_VERSION: u16 = 3;
 
 /// What follows the version: the contents, or a code and then the contents.
 const PLAIN: u8 = 0;
@@ -218,9 +218,21 @@ impl Proposal {
         joins(a) || joins(b) || self.pairs.contains(&(a.min(b), a.max(b)))
     }
 
-    /// Who decides that all are ready: the lowest of those who come in.
-    pub(crate) fn decider(&self) -> Option<Life> {
+    /// Who collects what the others answer, tells them to go on once all are linked, and
+    /// decides once all are ready: the lowest of those who come in.
+    pub(crate) fn collector(&self) -> Option<Life> {
         self.joining.first().or(self.members.first()).copied()
+    }
+
+    /// Whether a life has to hear what everybody answers.
+    pub(crate) fn hears_all(&self, life: Life) -> bool {
+        self.collector() == Some(life) || self.joining.contains(&life)
+    }
+
+    /// Whether members have to hear what a rank offers.
+    pub(crate) fn changes(&self, rank: Rank) -> bool {
+        let comes_in = self.joining.iter().any(|life| life.0 == rank);
+        comes_in || self.pairs.iter().any(|(a, b)| *a == rank || *b == rank)
     }
 }
 
@@ -346,9 +358,9 @@ mod tests {
         let error = records.decode::<Ready>("ep/ready/3", &bytes).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "record ready/3 has version 9, this side understands 2"
+            "record ready/3 has version 9, this side understands 3"
         );
-        for bad in [&b""[..], b"\x02", b"\x02\x00", b"\x02\x00\x00\xff\xff"] {
+        for bad in [&b""[..], b"\x03", b"\x03\x00", b"\x03\x00\x00\xff\xff"] {
             assert!(records.decode::<Card>("card/1", bad).is_err());
         }
     }

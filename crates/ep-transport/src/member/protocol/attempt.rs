@@ -32,14 +32,27 @@ pub(super) struct Attempt {
     pub(super) own_offers: Option<Offers>,
     pub(super) own_ready: Option<Ready>,
     pub(super) offers: BTreeMap<Rank, Offers>,
+    /// Whoever collects knows who is linked and who is ready; the others do not.
     pub(super) linked: BTreeSet<Rank>,
+    /// All are linked.
+    pub(super) go: bool,
     pub(super) ready: BTreeMap<Rank, Ready>,
     pub(super) failure: Option<String>,
     pub(super) decision: Option<Decision>,
 }
 
 impl Attempt {
-    pub(super) fn new(number: u64, proposal: Proposal, me: Life, deadline: Duration) -> Self {
+    pub(super) fn new(
+        number: u64,
+        proposal: Proposal,
+        me: Life,
+        (now, time_out): (Duration, Duration),
+    ) -> Self {
+        let mut deadline = now + time_out;
+        if proposal.collector() != Some(me) {
+            // Whoever collects knows whose fault it is.
+            deadline += time_out / 4;
+        }
         let stage = if proposal.everybody().any(|life| life == me) {
             Stage::Proposed
         } else {
@@ -55,6 +68,7 @@ impl Attempt {
             own_ready: None,
             offers: BTreeMap::new(),
             linked: BTreeSet::new(),
+            go: false,
             ready: BTreeMap::new(),
             failure: None,
             decision: None,
@@ -90,7 +104,7 @@ impl Attempt {
         })
     }
 
-    /// What the lowest joiner decides once all are ready.
+    /// What whoever collects decides once all are ready.
     fn outcome(&self, me: Rank, alignment: u64) -> Option<Decision> {
         let drop = |why| Decision::Dropped {
             by: me,
@@ -135,7 +149,12 @@ impl Protocol {
             Stage::Prepared => {
                 attempt.stage = Stage::Offered;
                 let offers = attempt.own_offers.clone()?;
-                Some(Action::PublishOffers(number, offers))
+                let everybody = attempt.proposal.changes(self.setup.me);
+                Some(Action::PublishOffers {
+                    number,
+                    offers,
+                    everybody,
+                })
             }
             Stage::Offered => {
                 let mut peers = self.offers_for_me(attempt)?;
@@ -149,20 +168,24 @@ impl Protocol {
                 attempt.stage = Stage::Waiting;
                 Some(Action::PublishLinked(number))
             }
-            Stage::Waiting => {
+            Stage::Waiting if attempt.go => {
+                attempt.stage = Stage::Promising;
+                let member = attempt.proposal.members.contains(&self.me());
+                Some(Action::Promise { number, member })
+            }
+            Stage::Waiting if attempt.proposal.collector() == Some(self.me()) => {
                 let mut everybody = attempt.proposal.everybody();
                 if !everybody.all(|(rank, _)| attempt.linked.contains(&rank)) {
                     return None;
                 }
-                attempt.stage = Stage::Promising;
-                let member = attempt.proposal.members.contains(&self.me());
-                Some(Action::Promise { number, member })
+                attempt.go = true;
+                Some(Action::PublishGo(number))
             }
             Stage::Promised => {
                 attempt.stage = Stage::Ready;
                 Some(Action::PublishReady(number, attempt.own_ready.clone()?))
             }
-            Stage::Ready if attempt.proposal.decider() == Some(self.me()) => {
+            Stage::Ready if attempt.proposal.collector() == Some(self.me()) => {
                 let decision = attempt.outcome(self.setup.me, self.setup.alignment)?;
                 attempt.asked_until = Some(now + self.setup.time_out);
                 Some(Action::Decide(number, decision))
@@ -180,7 +203,11 @@ impl Protocol {
             return Some((format!("{rank} is gone"), Vec::new()));
         }
         (now >= attempt.deadline).then(|| {
-            let silent = attempt.silent();
+            let collector = attempt.proposal.collector();
+            let silent = match collector {
+                Some((rank, _)) if collector != Some(self.me()) => vec![rank],
+                _ => attempt.silent(),
+            };
             let names: Vec<String> = silent.iter().map(Rank::to_string).collect();
             let time_out = self.setup.time_out;
             let why = format!("not ready within {time_out:?}: {}", names.join(", "));

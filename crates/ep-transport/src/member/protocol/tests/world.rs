@@ -33,6 +33,7 @@ pub(super) enum Key {
     Proposal(u64),
     Offers(u64, Rank),
     Linked(u64, Rank),
+    Go(u64),
     Ready(u64, Rank),
     Decision(u64),
 }
@@ -45,6 +46,7 @@ fn key(event: &Event) -> Option<Key> {
         Event::Proposal(n, _) => Key::Proposal(*n),
         Event::Offers(n, rank, _) => Key::Offers(*n, *rank),
         Event::Linked(n, rank) => Key::Linked(*n, *rank),
+        Event::Go(n) => Key::Go(*n),
         Event::Ready(n, rank, _) => Key::Ready(*n, *rank),
         Event::Decision(n, _) => Key::Decision(*n),
         _ => return None,
@@ -71,6 +73,25 @@ impl Board {
         }
     }
 
+    fn proposal(&self, number: u64) -> Option<&Proposal> {
+        match self.records.get(&Key::Proposal(number)) {
+            Some(Event::Proposal(_, proposal)) => Some(proposal),
+            _ => None,
+        }
+    }
+
+    /// Whether what was published is where this life looks.
+    fn is_for(&self, life: Life, event: &Event) -> bool {
+        let hears_all = |n: &u64| self.proposal(*n).is_some_and(|p| p.hears_all(life));
+        match event {
+            Event::Offers(n, rank, _) => {
+                hears_all(n) || self.proposal(*n).is_some_and(|p| p.changes(*rank))
+            }
+            Event::Linked(n, _) | Event::Ready(n, ..) => hears_all(n),
+            _ => true,
+        }
+    }
+
     /// Decided: commit, at this epoch.
     pub(super) fn commits(&self) -> impl Iterator<Item = (u64, Epoch, &Proposal)> {
         self.records.iter().filter_map(|(key, event)| {
@@ -78,10 +99,7 @@ impl Board {
             else {
                 return None;
             };
-            match self.records.get(&Key::Proposal(*n)) {
-                Some(Event::Proposal(_, proposal)) => Some((*n, *from, proposal)),
-                _ => None,
-            }
+            Some((*n, *from, self.proposal(*n)?))
         })
     }
 
@@ -145,6 +163,8 @@ impl Process {
     fn start(board: &mut Board, rank: Rank, incarnation: Incarnation, initial: u32) -> Self {
         // The others hear of it; this one finds it with all that is there.
         board.publish(Event::Card(card(rank, incarnation)));
+        let there = board.records.values();
+        let inbox = there.filter(|event| board.is_for((rank, incarnation), event));
         Self {
             life: (rank, incarnation),
             protocol: Protocol::new(Setup {
@@ -154,7 +174,7 @@ impl Process {
                 alignment: 2,
                 time_out: TIME_OUT,
             }),
-            inbox: board.records.values().cloned().collect(),
+            inbox: inbox.cloned().collect(),
             epoch: 0,
             limit: None,
             unshared: 0,
@@ -223,7 +243,7 @@ impl Process {
                 self.protocol
                     .on(Event::Prepared(number, Offers(offers)), now);
             }
-            Action::PublishOffers(number, offers) => {
+            Action::PublishOffers { number, offers, .. } => {
                 board.publish(Event::Offers(number, me, offers));
             }
             Action::Connect(number, peers) => {
@@ -233,6 +253,7 @@ impl Process {
                 self.protocol.on(Event::Connected(number), now);
             }
             Action::PublishLinked(number) => board.publish(Event::Linked(number, me)),
+            Action::PublishGo(number) => board.publish(Event::Go(number)),
             Action::Promise { number, member } => {
                 let limit = if member {
                     self.epoch + 3
@@ -388,7 +409,8 @@ impl World {
     /// Brings what was published to everybody.
     fn deliver(&mut self) {
         for event in std::mem::take(&mut self.board.news) {
-            for process in self.processes.iter_mut().flatten() {
+            let for_whom = |process: &&mut Process| self.board.is_for(process.life, &event);
+            for process in self.processes.iter_mut().flatten().filter(for_whom) {
                 deliver(&mut process.inbox, event.clone());
             }
         }
