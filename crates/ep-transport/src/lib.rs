@@ -9,6 +9,8 @@
 
 mod config;
 pub mod control;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod error;
 mod events;
 pub mod fabric;
