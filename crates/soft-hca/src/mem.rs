@@ -2,15 +2,16 @@
 //! the C ABI that dereferences addresses.
 //!
 //! Registered memory is shared with threads, processes and GPUs that Rust knows
-//! nothing of, as it is with a DMA engine. No reference to it is ever made; it
-//! is copied from and to by raw pointers, and what others poll is accessed with
-//! atomics.
+//! nothing of, as it is with a DMA engine, and a client may unmap it whenever it
+//! likes. No reference to it is ever made; every access goes through `guard`,
+//! which says so where there is nothing, and accesses as one what others poll.
 
+mod guard;
 mod protection;
 mod uar;
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
 
 use rustix::fs::fstat;
 use rustix::io::Errno;
@@ -23,8 +24,8 @@ use crate::rc::AtomicOp;
 /// A range of memory that a client registered.
 ///
 /// # Invariants
-/// The range is mapped, readable, and writable where `writable` says so, from
-/// [`Region::new`] to the drop of the value.
+/// From [`Region::new`] to the drop of the value, what is mapped in the range is
+/// the device's to read, and to write where `writable` says so.
 #[derive(Debug)]
 pub(crate) struct Region {
     base: *mut u8,
@@ -44,10 +45,12 @@ impl Region {
     /// A range that starts at `base`.
     ///
     /// # Safety
-    /// `base .. base + len` must stay mapped and readable (writable too, if
-    /// `writable`) until the region is dropped, and whoever else uses it must
-    /// expect concurrent access, as for any memory registered with a device.
-    pub(crate) const unsafe fn new(base: *mut u8, len: usize, writable: bool) -> Self {
+    /// Whatever is mapped at `base .. base + len` until the region is dropped is
+    /// the device's to read (and to write, if `writable`), and whoever else uses
+    /// it must expect concurrent access, as for any memory registered with a
+    /// device. What is not mapped, or not any more, is no access to memory.
+    pub(crate) unsafe fn new(base: *mut u8, len: usize, writable: bool) -> Self {
+        guard::install();
         Self {
             base,
             len,
@@ -62,8 +65,7 @@ impl Region {
     /// `EINVAL` if it is not that long, or what mapping it gives.
     ///
     /// # Safety
-    /// What `fd` stands for must not become shorter until the region is dropped,
-    /// and whoever else uses it must expect concurrent access.
+    /// Whoever else uses what `fd` stands for must expect concurrent access.
     pub(crate) unsafe fn map(
         fd: BorrowedFd<'_>,
         offset: u64,
@@ -95,6 +97,7 @@ impl Region {
                 offset - skip,
             )
         }?;
+        guard::install();
         Ok(Self {
             base: start.cast::<u8>().wrapping_add(skip as usize),
             len,
@@ -121,18 +124,18 @@ impl Region {
         (end <= self.len).then(|| self.base.wrapping_add(offset))
     }
 
-    /// Copies bytes out; `false` if they are not all inside.
+    /// Copies bytes out; `false` if they are not all inside, or not there.
     pub(crate) fn read(&self, offset: u64, to: &mut [u8]) -> bool {
         let Some(from) = self.at(offset, to.len()) else {
             return false;
         };
-        // SAFETY: `at` checked the range, which the invariant keeps readable;
+        // SAFETY: `at` checked the range, which is the device's by the invariant;
         // `to` is ours, so they do not overlap.
-        unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
-        true
+        unsafe { guard::copy(from, to.as_mut_ptr(), to.len()) }
     }
 
-    /// Copies bytes in; `false` if they do not all fit, or must not be written.
+    /// Copies bytes in; `false` if they do not all fit, must not be written, or
+    /// are not all there.
     ///
     /// Other threads poll what arrives here. A naturally aligned 4- or 8-byte
     /// write is one release store, so a poller sees all of it or nothing, and
@@ -147,22 +150,22 @@ impl Region {
         if let Some((body, tail)) = data.split_last_chunk::<8>()
             && end.addr().is_multiple_of(8)
         {
-            // SAFETY: as in `read`, and the region is writable.
-            unsafe { std::ptr::copy_nonoverlapping(body.as_ptr(), to, body.len()) };
-            let word = end.wrapping_sub(8).cast::<u64>();
-            // SAFETY: the last 8 bytes of the range, aligned as just checked.
-            unsafe { AtomicU64::from_ptr(word) }
-                .store(u64::from_ne_bytes(*tail), Ordering::Release);
+            let word = end.wrapping_sub(8).cast();
+            // SAFETY: as in `read`, and the region is writable; the word is the
+            // last 8 bytes of the range, aligned as just checked.
+            unsafe {
+                guard::copy(body.as_ptr(), to, body.len())
+                    && guard::store_u64(word, u64::from_ne_bytes(*tail))
+            }
         } else if let (Ok(value), true) = (<[u8; 4]>::try_from(data), to.addr().is_multiple_of(4)) {
-            // SAFETY: 4 bytes in range, aligned as just checked.
-            unsafe { AtomicU32::from_ptr(to.cast()) }
-                .store(u32::from_ne_bytes(value), Ordering::Release);
+            // SAFETY: 4 bytes in range and writable, aligned as just checked.
+            unsafe { guard::store_u32(to.cast(), u32::from_ne_bytes(value)) }
         } else {
             // SAFETY: as in `read`, and the region is writable.
-            unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len()) };
+            let whole = unsafe { guard::copy(data.as_ptr(), to, data.len()) };
             fence(Ordering::Release);
+            whole
         }
-        true
     }
 
     /// Writes a 64-byte completion. Its last byte holds opcode and owner bit,
@@ -180,8 +183,8 @@ impl Region {
             .at(offset, 4)
             .filter(|at| at.addr().is_multiple_of(4))?;
         // SAFETY: 4 bytes in range, aligned as just checked.
-        let raw = unsafe { AtomicU32::from_ptr(from.cast()) }.load(Ordering::Acquire);
-        Some(u32::from_be(raw))
+        let raw = unsafe { guard::load_u32(from.cast_const().cast()) };
+        raw.map(u32::from_be)
     }
 
     /// Executes an atomic on 4 or 8 aligned bytes and returns what they were.
@@ -190,18 +193,15 @@ impl Region {
         let at = self
             .at(offset, width)
             .filter(|at| self.writable && at.addr().is_multiple_of(width))?;
-        if width == 4 {
-            // SAFETY: 4 bytes in range and writable, aligned as just checked.
-            let word = unsafe { AtomicU32::from_ptr(at.cast()) };
-            let after = |found: u32| Some(op.apply(found.into()) as u32);
-            let found = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, after);
-            return found.ok().map(u64::from);
+        // SAFETY: `width` bytes in range and writable, aligned as just checked.
+        unsafe {
+            if width == 4 {
+                let after = |found: u32| op.apply(found.into()) as u32;
+                guard::update_u32(at.cast(), after).map(u64::from)
+            } else {
+                guard::update_u64(at.cast(), |found| op.apply(found))
+            }
         }
-        // SAFETY: 8 bytes in range and writable, aligned as just checked.
-        let word = unsafe { AtomicU64::from_ptr(at.cast()) };
-        let after = |found| Some(op.apply(found));
-        word.fetch_update(Ordering::AcqRel, Ordering::Acquire, after)
-            .ok()
     }
 
     /// Whether the range is mapped now, with the access that the region has.

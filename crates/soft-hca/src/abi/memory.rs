@@ -109,8 +109,9 @@ pub(super) unsafe extern "C" fn ibv_dealloc_pd(pointer: *mut ffi::ibv_pd) -> c_i
 /// Registers memory.
 ///
 /// # Safety
-/// `addr .. addr + length` stays mapped, with the access asked for, until it is
-/// deregistered or the context is closed.
+/// The contract of [`Region::new`], until it is deregistered or the context is
+/// closed. The memory may be unmapped before; what is mapped there then is the
+/// device's as well.
 #[cfg_attr(feature = "export", unsafe(no_mangle))]
 pub(super) unsafe extern "C" fn ibv_reg_mr(
     domain: *mut ffi::ibv_pd,
@@ -201,8 +202,8 @@ fn register(
 /// that of most GPUs, gives `EOPNOTSUPP`.
 ///
 /// # Safety
-/// What `fd` stands for does not become shorter until it is deregistered or the
-/// context is closed.
+/// The contract of [`Region::map`], until it is deregistered or the context is
+/// closed; `fd` is open.
 #[cfg_attr(feature = "export", unsafe(no_mangle))]
 pub(super) unsafe extern "C" fn ibv_reg_dmabuf_mr(
     domain: *mut ffi::ibv_pd,

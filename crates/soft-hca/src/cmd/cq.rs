@@ -150,7 +150,8 @@ impl State {
             return Err(Reason::CqState);
         }
         // What waits, and the entry that ends the old ring.
-        if cq.waiting() >= 1 << log || cq.waiting() >= 1 << cq.cqc.log_cq_size() {
+        let waiting = cq.waiting().ok_or(Reason::CqState)?;
+        if waiting >= 1 << log || waiting >= 1 << cq.cqc.log_cq_size() {
             return Err(Reason::Outstanding);
         }
         let offset = command

@@ -75,7 +75,7 @@ impl State {
         let qp = self.qps.get(&qpn).ok_or(Reason::NoQp)?;
         let mut qpc = qp.qpc;
         qpc.set_hw_sq_wqebb_counter(qp.sq_head);
-        qpc.set_sw_sq_wqebb_counter(qp.posted());
+        qpc.set_sw_sq_wqebb_counter(qp.posted().unwrap_or(qp.sq_tail));
         qpc.set_hw_rq_counter(qp.rq.head.into());
         qpc.set_sw_rq_counter(qp.buffers.counter(RECEIVE).unwrap_or(0).into());
         let mut fits = vec![qpc.set_state(qp.state.code())];

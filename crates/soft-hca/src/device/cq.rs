@@ -45,8 +45,8 @@ pub(crate) enum Health {
     Good,
     /// A completion was lost because the ring was full.
     Overflow,
-    /// The ring could not be written.
-    WriteFailed,
+    /// The ring could not be written, or the doorbell record not read.
+    Inaccessible,
 }
 
 impl Health {
@@ -55,7 +55,7 @@ impl Health {
         match self {
             Self::Good => 0,
             Self::Overflow => 9,
-            Self::WriteFailed => 10,
+            Self::Inaccessible => 10,
         }
     }
 
@@ -64,7 +64,7 @@ impl Health {
         match self {
             Self::Good => None,
             Self::Overflow => Some(Eqe::CQ_OVERRUN),
-            Self::WriteFailed => Some(Eqe::CQ_ACCESS),
+            Self::Inaccessible => Some(Eqe::CQ_ACCESS),
         }
     }
 }
@@ -119,24 +119,25 @@ impl Cq {
             solicited: 0,
             notified: 0,
         };
-        cq.arm_seen = cq.arm_word();
+        cq.arm_seen = cq.arm_word().unwrap_or(0);
         cq
     }
 
-    /// Completions consumed so far, low 24 bits, by the doorbell record.
-    fn consumed(&self) -> u32 {
-        let counter = self.doorbell.region.load_be32(self.doorbell.offset);
-        counter.unwrap_or(0) & COUNTER
+    /// Completions consumed so far, low 24 bits, by the doorbell record if that
+    /// is there.
+    fn consumed(&self) -> Option<u32> {
+        let counter = self.doorbell.region.load_be32(self.doorbell.offset)?;
+        Some(counter & COUNTER)
     }
 
-    /// Completions that were not consumed yet.
-    pub(crate) fn waiting(&self) -> u32 {
-        self.produced.wrapping_sub(self.consumed()) & COUNTER
+    /// Completions that were not consumed yet, if the doorbell record is there.
+    pub(crate) fn waiting(&self) -> Option<u32> {
+        Some(self.produced.wrapping_sub(self.consumed()?) & COUNTER)
     }
 
-    pub(super) fn arm_word(&self) -> u32 {
-        let word = self.doorbell.region.load_be32(self.doorbell.offset + ARM);
-        word.unwrap_or(0)
+    /// The arming word of the doorbell record, if that is there.
+    pub(super) fn arm_word(&self) -> Option<u32> {
+        self.doorbell.region.load_be32(self.doorbell.offset + ARM)
     }
 
     /// The context as a query shows it.
@@ -144,7 +145,7 @@ impl Cq {
         let mut cqc = self.cqc;
         let fits = [
             cqc.set_producer_counter(self.produced & COUNTER),
-            cqc.set_consumer_counter(self.consumed()),
+            cqc.set_consumer_counter(self.consumed().unwrap_or(0)),
             cqc.set_status(self.health.code()),
             cqc.set_st(self.arming.code()),
             cqc.set_last_solicit_index(self.solicited & COUNTER),
@@ -162,9 +163,12 @@ impl Cq {
             return Pushed::Lost;
         }
         let log = self.cqc.log_cq_size();
-        if !self.cqc.oi() && self.waiting() >= 1 << log {
-            self.health = Health::Overflow;
-            return Pushed::Broken;
+        if !self.cqc.oi() {
+            match self.waiting() {
+                Some(waiting) if waiting < 1 << log => {}
+                Some(_) => return self.fail(Health::Overflow),
+                None => return self.fail(Health::Inaccessible),
+            }
         }
         let owner = self.produced >> log & 1 != 0;
         let entry = if self.cqc.cc() {
@@ -178,8 +182,7 @@ impl Cq {
             .region
             .write_cqe(self.ring.offset + entry * 64, &bytes)
         {
-            self.health = Health::WriteFailed;
-            return Pushed::Broken;
+            return self.fail(Health::Inaccessible);
         }
         self.produced = self.produced.wrapping_add(1);
         if solicited {
@@ -190,6 +193,11 @@ impl Cq {
             Arming::Solicited if solicited => self.fire(),
             _ => Pushed::Quietly,
         }
+    }
+
+    const fn fail(&mut self, health: Health) -> Pushed {
+        self.health = health;
+        Pushed::Broken
     }
 
     fn fire(&mut self) -> Pushed {

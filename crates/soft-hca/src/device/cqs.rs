@@ -59,8 +59,11 @@ impl Cqs {
         for (&cqn, cq) in &mut self.queues {
             let named = cqn == number && cq.cqc.uar_page() == page;
             let fresh = cq.arming == Arming::Never && cq.cqc.uar_page() == page;
-            let word = if named { word } else { cq.arm_word() };
-            if (named || fresh && word == 0) && cq.arm(word) {
+            let found = if named { Some(word) } else { cq.arm_word() };
+            if let Some(word) = found
+                && (named || fresh && word == 0)
+                && cq.arm(word)
+            {
                 self.notices.push(Notice::Completion(cqn));
             }
         }
@@ -70,8 +73,10 @@ impl Cqs {
     pub(crate) fn look_at_arming(&mut self, page: u32) {
         let of_page = |(_, cq): &(&u32, &mut Cq)| cq.cqc.uar_page() == page;
         for (&cqn, cq) in self.queues.iter_mut().filter(of_page) {
-            let word = cq.arm_word();
-            if word != cq.arm_seen && cq.arm(word) {
+            if let Some(word) = cq.arm_word()
+                && word != cq.arm_seen
+                && cq.arm(word)
+            {
                 self.notices.push(Notice::Completion(cqn));
             }
         }

@@ -121,6 +121,7 @@ impl Events {
         match fault {
             Some(Fault::Access) => self.queue_pair(qpn, EventType::AccessViolation),
             Some(Fault::Unsupported) => self.queue_pair(qpn, EventType::InvalidRequest),
+            Some(Fault::Queue) => self.queue_pair(qpn, EventType::WqCatastrophic),
             Some(Fault::Length | Fault::Operation | Fault::NotReady) | None => {}
         }
     }

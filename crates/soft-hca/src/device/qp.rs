@@ -32,7 +32,7 @@ pub(crate) const RECEIVE: u64 = 0;
 const SEND: u64 = 4;
 
 impl QpBuffers {
-    /// A counter of the doorbell record, modulo 65536.
+    /// A counter of the doorbell record, modulo 65536; `None` if that is gone.
     pub(crate) fn counter(&self, place: u64) -> Option<u16> {
         let counter = self.doorbell.region.load_be32(self.doorbell.offset + place);
         // Only the low 16 bits count.
@@ -117,17 +117,22 @@ impl Qp {
         send.into_iter().chain(receive)
     }
 
-    /// Send blocks posted so far by the doorbell record, modulo 65536.
-    pub(crate) fn posted(&self) -> u16 {
-        self.buffers.counter(SEND).unwrap_or(self.sq_head)
+    /// Send blocks posted so far by the doorbell record, modulo 65536; `None` if
+    /// that is gone.
+    pub(crate) fn posted(&self) -> Option<u16> {
+        self.buffers.counter(SEND)
     }
 
     /// The doorbell was rung: what is posted by now may start, once the state
-    /// allows it. In Reset there is no queue to post to.
-    pub(crate) fn ring(&mut self) {
-        if self.state != QpState::Rst {
-            self.sq_tail = self.posted();
+    /// allows it. In Reset there is no queue to post to. `false` if work was to
+    /// start and the doorbell record is gone.
+    pub(crate) fn ring(&mut self) -> bool {
+        if self.state == QpState::Rst {
+            return true;
         }
+        let posted = self.posted();
+        self.sq_tail = posted.unwrap_or(self.sq_tail);
+        posted.is_some() || self.state != QpState::Rts
     }
 
     /// Whether send WQEs wait to be executed, or WQEs to be flushed.

@@ -55,13 +55,13 @@ impl State {
             let blocks = block_count(&bytes).min(waiting);
             qp.sq_head = index.wrapping_add(blocks);
             let whole = &bytes[..usize::from(blocks) * WQEBB_BYTES];
-            let (request, failure) = match (read, parse(whole)) {
-                (true, Ok(wqe)) => translate(qp, mrs, index, &wqe, whole),
-                (_, Err(error)) => {
+            let (request, failure) = match parse(whole) {
+                _ if !read => (bad(index), Some(Status::LocalProtection)),
+                Ok(wqe) => translate(qp, mrs, index, &wqe, whole),
+                Err(error) => {
                     report(qpn, index, &error);
                     (bad(index), Some(Status::LocalOperation))
                 }
-                (false, Ok(_)) => (bad(index), Some(Status::LocalOperation)),
             };
             submit(qp, request, failure, cqs, stats);
         }

@@ -11,6 +11,7 @@ mod transmit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use mlx5gda_sys::eqe::EventType;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::device::{Device, State};
@@ -138,6 +139,7 @@ impl State {
             hot,
             uars,
             cqs,
+            events,
             ..
         } = self;
         for (&page, uar) in &*uars {
@@ -149,7 +151,11 @@ impl State {
                 continue;
             }
             for qp in qps.values_mut().filter(|qp| qp.qpc.uar_page() == page) {
-                qp.ring();
+                if !qp.ring() {
+                    qp.enter_error();
+                    events.queue_pair(qp.number, EventType::WqCatastrophic);
+                }
+                // What is in the requester is completed even so.
                 if !qp.hot && qp.has_posted() {
                     qp.hot = true;
                     hot.push(qp.number);

@@ -81,7 +81,7 @@ impl ResponderSide<'_> {
         }
     }
 
-    /// Reads the receive WQE at the head.
+    /// Reads the receive WQE at the head, if it is there.
     fn landing(&self, head: u16) -> Option<Landing> {
         let qpc = self.reach.qpc;
         let stride = SEGMENT_BYTES << qpc.log_rq_stride();
@@ -135,10 +135,10 @@ impl Target for ResponderSide<'_> {
 
     fn receive_begin(&mut self) -> Result<(), Fault> {
         let head = self.queue.as_ref().ok_or(Fault::Unsupported)?.head;
-        if self.buffers.counter(RECEIVE) == Some(head) {
+        if self.buffers.counter(RECEIVE).ok_or(Fault::Queue)? == head {
             return Err(Fault::NotReady);
         }
-        let landing = self.landing(head).ok_or(Fault::Operation)?;
+        let landing = self.landing(head).ok_or(Fault::Queue)?;
         if let Some(queue) = &mut self.queue {
             queue.landing = Some(landing);
         }

@@ -28,6 +28,8 @@ pub enum Fault {
     Length,
     /// The receive buffer is not accessible.
     Operation,
+    /// The receive queue is not accessible.
+    Queue,
 }
 
 impl Fault {
@@ -37,7 +39,7 @@ impl Fault {
             Self::Access => AckCode::Nak(NakCode::RemoteAccess),
             Self::Unsupported | Self::Length => AckCode::Nak(NakCode::InvalidRequest),
             Self::NotReady => AckCode::RnrNak { timer: min_rnr_nak },
-            Self::Operation => AckCode::Nak(NakCode::RemoteOperational),
+            Self::Operation | Self::Queue => AckCode::Nak(NakCode::RemoteOperational),
         }
     }
 }
@@ -66,7 +68,7 @@ pub trait Target {
     /// Writes `data` at `addr`.
     ///
     /// # Errors
-    /// The reason why not; then nothing was written.
+    /// The reason why not. Unless the memory went away, nothing was written.
     fn write(&mut self, rkey: u32, addr: u64, data: &[u8]) -> Result<(), Fault>;
 
     /// Executes an atomic at `addr` and returns the value found; one of 4 bytes

@@ -10,11 +10,12 @@ use mlx5gda_sys::doorbell::UAR_CQ_DOORBELL;
 use mlx5gda_sys::ffi;
 use mlx5gda_sys::prm::{
     AtomicMode, CmdOpcode, CmdStatus, CommandIn, Cqc, CreateCqIn, CreateQpIn, Init2RtrQpIn, Layout,
-    Mailbox, Mtu, OutHeader, PmState, Qp2ErrIn, Qp2RstIn, Qpc, QueryCqIn, QueryQpIn, RqType,
-    Rst2InitQpIn, Rtr2RtsQpIn, opt_param,
+    Mailbox, Mtu, OutHeader, PmState, Qp2ErrIn, Qp2RstIn, QpState, Qpc, QueryCqIn, QueryQpIn,
+    RqType, Rst2InitQpIn, Rtr2RtsQpIn, opt_param,
 };
 use mlx5gda_sys::table::FnTable;
 use mlx5gda_sys::wqe::{DataPtr, Post, Wqe};
+use rustix::mm::{MprotectFlags, mprotect};
 use soft_hca::Config;
 
 pub(crate) const ACCESS: u32 = ffi::IBV_ACCESS_LOCAL_WRITE
@@ -170,6 +171,27 @@ impl Client {
         self.used += bytes.next_multiple_of(64);
         assert!(self.used <= CONTROL as u64);
         at
+    }
+
+    /// Has the next control memory begin on a page of its own.
+    pub(crate) fn next_page(&mut self) {
+        self.used = self.used.next_multiple_of(4096);
+    }
+
+    /// Takes a page of control memory away from the process, or gives it back.
+    pub(crate) fn control_access(&self, offset: u64, access: MprotectFlags) {
+        assert!(offset.is_multiple_of(4096));
+        // SAFETY: a page of the client's own; nobody but the device looks at it
+        // while it is away.
+        unsafe { mprotect(self.control(offset).cast(), 4096, access) }.unwrap();
+    }
+
+    /// As [`Client::control_access`], a page of the data memory.
+    pub(crate) fn data_access(&self, offset: usize, access: MprotectFlags) {
+        assert!(offset.is_multiple_of(4096) && offset < DATA);
+        let at = self.data.as_ptr().wrapping_byte_add(offset).cast_mut();
+        // SAFETY: as above.
+        unsafe { mprotect(at.cast(), 4096, access) }.unwrap();
     }
 
     fn control(&self, offset: u64) -> *mut u8 {
@@ -499,6 +521,15 @@ impl Client {
         let mut input = Qp2ErrIn::new();
         input.set_qpn(qp.number).unwrap();
         self.modify(qp.object, input).unwrap();
+    }
+
+    /// Waits until a queue pair is in this state.
+    pub(crate) fn wait_state(&self, qp: &Qp, state: QpState) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while self.context_of(qp).state() != state.code() {
+            assert!(Instant::now() < until, "never {state:?}");
+            std::thread::yield_now();
+        }
     }
 
     pub(crate) fn context_of(&self, qp: &Qp) -> Qpc {

@@ -19,3 +19,4 @@ mod queries;
 mod receives;
 mod strictness;
 mod transitions;
+mod unmapped;
