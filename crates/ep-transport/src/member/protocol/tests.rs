@@ -233,6 +233,106 @@ fn a_rank_that_says_nothing_lets_the_attempt_time_out() {
     assert!(why.contains("rank 0"), "{why}");
 }
 
+/// A group that goes on with rank 2 dead, and its next life before it has done anything.
+fn with_a_newcomer(ranks: usize) -> World {
+    let mut world = World::new(ranks);
+    world.settle();
+    world.step(&Step::Kill(2));
+    world.settle();
+    world.step(&Step::Start(2));
+    world
+}
+
+#[test]
+fn what_a_survivor_is_told_does_not_grow_with_the_group() {
+    let [few, many] = [3, 24].map(|ranks| {
+        let mut world = with_a_newcomer(ranks);
+        let mut heard = [0; 3];
+        while !world.board.has(Key::Decision(2)) {
+            for rank in 0..ranks {
+                if rank < 3 {
+                    let process = world.processes[rank].as_ref().unwrap();
+                    heard[rank] += process.inbox.len();
+                }
+                world.turn(rank);
+            }
+        }
+        heard
+    });
+    // The card, the proposal, the newcomer's offers, go; the decision is yet to be read.
+    assert_eq!((few[0], few[1]), (4, 4));
+    assert_eq!((many[0], many[1]), (4, 4));
+    assert!(many[2] > few[2] + 3 * 20, "{few:?} {many:?}");
+}
+
+/// Members that have promised are let go, and the next life comes in.
+#[test]
+fn a_collector_that_dies_after_go_leaves_nobody_waiting() {
+    let mut world = with_a_newcomer(3);
+    while !world.board.has(Key::Go(2)) {
+        (0..3).for_each(|i| {
+            world.turn(i);
+        });
+    }
+    (0..2).for_each(|i| {
+        world.turn(i);
+    });
+    assert!(world.processes[0].as_ref().unwrap().limit.is_some());
+    world.step(&Step::Kill(2));
+    (0..2).for_each(|i| {
+        world.turn(i);
+    });
+    (0..2).for_each(|i| {
+        world.turn(i);
+    });
+    assert!(matches!(
+        world.board.decision(2),
+        Some(Decision::Dropped { .. })
+    ));
+    assert_eq!(world.processes[0].as_ref().unwrap().limit, None);
+    world.step(&Step::Start(2));
+    world.settle();
+    assert!(world.processes[2].as_ref().unwrap().admitted.is_some());
+    world.check_agreement();
+}
+
+/// It is blamed for that by those who do not know what the others have answered.
+#[test]
+fn a_collector_that_hangs_is_given_up_by_the_others() {
+    let mut world = with_a_newcomer(4);
+    world.turn(2);
+    world.frozen[2] = true;
+    (0..6).for_each(|_| world.pass_time());
+    let Some(Decision::Dropped { blame, .. }) = world.board.decision(2) else {
+        panic!("not dropped");
+    };
+    assert_eq!(blame[..], [Rank(2)]);
+    for i in [0, 1, 3] {
+        let process = world.processes[i].as_ref().unwrap();
+        assert_eq!((process.limit, process.table.len()), (None, 2));
+    }
+    world.frozen[2] = false;
+    world.settle();
+    assert!(world.processes[2].as_ref().unwrap().admitted.is_some());
+    world.check_agreement();
+}
+
+/// A member that is not linked does not promise, whatever it is told.
+#[test]
+fn a_collector_that_lies_admits_nobody_who_is_not_linked() {
+    let mut world = with_a_newcomer(3);
+    world.turn(2);
+    world.step(&Step::Lie);
+    // Rank 0 waits for offers that have not come.
+    world.turn(0);
+    let process = world.processes[0].as_ref().unwrap();
+    assert!(process.protocol.attempt.as_ref().unwrap().go);
+    assert_eq!(process.limit, None);
+    world.settle();
+    assert!(world.processes[2].as_ref().unwrap().admitted.is_some());
+    world.check_agreement();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
