@@ -17,6 +17,23 @@ const OWN: [libc::c_int; 7] = [
     libc::SIGABRT,
 ];
 
+/// Those by which accesses to memory that is gone end: never blocked, even where
+/// the maker of the thread has them so.
+const FAULTS: [libc::c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
+
+fn unblock(signals: &[libc::c_int]) {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: `sigemptyset` makes the set, the others take one that was made;
+    // none fails with signals that exist.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        }
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), ptr::null_mut());
+    }
+}
+
 /// The signals that are a client's.
 fn foreign() -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
@@ -46,8 +63,46 @@ pub(super) fn spawn(
     // SAFETY: both sets are valid for what is done to them; the call fails only
     // for an unknown way to change the mask.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &block, before.as_mut_ptr()) };
-    let thread = Builder::new().name(name).spawn(run);
+    let thread = Builder::new().name(name).spawn(|| {
+        unblock(&FAULTS);
+        run();
+    });
     // SAFETY: the first call filled `before`.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
     thread
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Whether the calling thread has a signal blocked.
+    fn blocked(signal: libc::c_int) -> bool {
+        let mut set = MaybeUninit::uninit();
+        // SAFETY: only asks; the set is made by the call.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), set.as_mut_ptr());
+            libc::sigismember(set.as_ptr(), signal) == 1
+        }
+    }
+
+    #[test]
+    fn faults_are_handled_whatever_the_maker_blocks() {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: makes the set, then blocks its signals in this thread only.
+        unsafe {
+            libc::sigfillset(set.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), ptr::null_mut());
+        }
+        let (tell, told) = mpsc::channel();
+        let ask = move || {
+            let found = [libc::SIGSEGV, libc::SIGBUS, libc::SIGTERM].map(blocked);
+            tell.send(found).unwrap();
+        };
+        spawn("engine".to_owned(), ask).unwrap().join().unwrap();
+        assert_eq!(told.recv().unwrap(), [false, false, true]);
+        assert!(blocked(libc::SIGSEGV));
+    }
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mlx5gda_sys::eqe::EventType;
+use mlx5gda_sys::prm::QpState;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::device::{Device, State};
@@ -38,6 +39,7 @@ pub(crate) fn run(device: &Device, stop: &AtomicBool) {
         ),
         delayed: DelayLine::default(),
         inbox: vec![0; 1 << 16],
+        looked_at: Instant::now(),
     };
     let mut idle_since = Instant::now();
     let mut nap = SHORTEST_NAP;
@@ -80,6 +82,8 @@ struct Engine<'a> {
     senders: Senders<'a>,
     delayed: DelayLine,
     inbox: Vec<u8>,
+    /// When the receive queues in error were looked at.
+    looked_at: Instant,
 }
 
 impl Engine<'_> {
@@ -106,6 +110,10 @@ impl Engine<'_> {
             return (busy, deadline);
         }
         state.answer_doorbells();
+        if now.duration_since(self.looked_at) >= LONGEST_NAP {
+            self.looked_at = now;
+            state.look_at_receives();
+        }
         for qpn in std::mem::take(&mut state.hot) {
             busy |= state.fetch(qpn) | state.flush_receives(qpn);
             busy |= self.transmit(&mut state, qpn, now);
@@ -130,6 +138,17 @@ impl Engine<'_> {
 }
 
 impl State {
+    /// Finds what was posted to receive queues in error, where no message comes
+    /// that would look: there is no register for it, only the record.
+    fn look_at_receives(&mut self) {
+        for qp in self.qps.values_mut() {
+            if qp.state == QpState::Err && !qp.hot && qp.has_receives() {
+                qp.hot = true;
+                self.hot.push(qp.number);
+            }
+        }
+    }
+
     /// Starts what doorbells ask for, and nothing else. Several queues may share
     /// a register and overwrite each other's value, so a write to one has the
     /// records of all queues of its page looked at.

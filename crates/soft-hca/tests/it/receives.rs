@@ -154,6 +154,20 @@ fn a_message_too_long_fails_both_ends_and_flushes_the_buffers() {
 }
 
 #[test]
+fn buffers_posted_to_a_queue_pair_in_error_come_back() {
+    let mut mail = Mail::new();
+    mail.b.error(&mail.qp_b);
+    // No register is written for a receive, so there is nothing but the record.
+    for index in 0..20 {
+        mail.b.post_receive(&mail.qp_b, index, &[]);
+        let cqe = mail.b.next(&mut mail.cq_b);
+        assert_eq!(cqe.opcode(), Ok(CqeOpcode::RespErr));
+        let flushed = (index, Syndrome::WrFlush);
+        assert_eq!((cqe.wqe_counter(), cqe.syndrome()), flushed);
+    }
+}
+
+#[test]
 fn a_queue_pair_without_receive_queue_refuses_messages() {
     let mut mail = Mail::new();
     let wqe = Wqe::send_inline(mail.b.signalled(&mail.qp_b), &[1; 4], None).unwrap();
