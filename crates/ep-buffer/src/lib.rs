@@ -49,6 +49,7 @@ pub mod config;
 mod dispatch;
 pub mod error;
 pub mod exchange;
+pub mod fp8;
 pub mod layout;
 pub mod output;
 mod pause;
