@@ -73,6 +73,27 @@ fn copies_of_every_length_are_whole_up_to_the_edge_and_fail_beyond() {
 }
 
 #[test]
+fn copies_are_whole_wherever_they_are_from_and_to() {
+    install();
+    let data: Vec<u8> = (0..3 * PAGE).map(|i| (i * 7 + i / 256) as u8).collect();
+    for skew in [0, 1, 16, 28, 44, 255, 256, 4000, 4095] {
+        for len in [16, 17, 31, 32, 63, 64, 65, 128, 200, 1000, 4096, 5000] {
+            let mut to = vec![0; 4 * PAGE];
+            let from = to.as_ptr().align_offset(PAGE);
+            // The target lies this far behind the source, modulo a page.
+            let at = from + skew;
+            let start = data.as_ptr().align_offset(PAGE);
+            // SAFETY: both ranges are inside.
+            let whole = unsafe { copy(data.as_ptr().add(start), to.as_mut_ptr().add(at), len) };
+            assert!(whole);
+            assert_eq!(to[at..at + len], data[start..start + len], "{skew} {len}");
+            let around = to[..at].iter().chain(&to[at + len..]);
+            assert!(around.copied().all(|byte| byte == 0), "{skew} {len}");
+        }
+    }
+}
+
+#[test]
 fn words_that_are_not_there_are_neither_loaded_nor_stored() {
     let edge = Edge::new();
     let (there, gone) = (edge.before(8), edge.before(0));

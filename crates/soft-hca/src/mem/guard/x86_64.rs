@@ -24,6 +24,14 @@ soft_hca_guard_copy:
     .cfi_startproc
     cmp rdx, 16
     jb 4f
+    // A load that seems to overlap a store just made waits for it, and only the
+    // low 12 bits of addresses are compared: where the target is a little ahead
+    // in that, as behind a packet's headers, the end is copied first.
+    mov eax, edi
+    sub eax, esi
+    and eax, 4095
+    cmp eax, 256
+    jb 9f
     // The last 16 bytes are moved by themselves, whatever the length.
     movups xmm4, [rsi + rdx - 16]
     lea rcx, [rdi + rdx - 16]
@@ -52,6 +60,31 @@ soft_hca_guard_copy:
 5:  test rdx, rdx
     jz 6f
     movups [rcx], xmm4
+6:  xor eax, eax
+    ret
+    // From the end; the first 16 bytes are moved by themselves.
+9:  movups xmm4, [rsi]
+2:  cmp rdx, 64
+    jb 3f
+    movups xmm0, [rsi + rdx - 16]
+    movups xmm1, [rsi + rdx - 32]
+    movups xmm2, [rsi + rdx - 48]
+    movups xmm3, [rsi + rdx - 64]
+    movups [rdi + rdx - 16], xmm0
+    movups [rdi + rdx - 32], xmm1
+    movups [rdi + rdx - 48], xmm2
+    movups [rdi + rdx - 64], xmm3
+    sub rdx, 64
+    jmp 2b
+3:  cmp rdx, 16
+    jbe 5f
+    movups xmm0, [rsi + rdx - 16]
+    movups [rdi + rdx - 16], xmm0
+    sub rdx, 16
+    jmp 3b
+5:  test rdx, rdx
+    jz 6f
+    movups [rdi], xmm4
 6:  xor eax, eax
     ret
     // Fewer than 16.
