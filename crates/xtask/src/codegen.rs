@@ -7,6 +7,8 @@
 mod bindgen;
 #[cfg(feature = "codegen")]
 mod header;
+#[cfg(feature = "codegen")]
+mod kernel_header;
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +23,8 @@ pub(crate) enum Output {
     Bindings,
     /// The same structs for C, C++ and CUDA.
     Header,
+    /// What the kernels of `ep-buffer` and its host code share.
+    KernelHeader,
 }
 
 impl Output {
@@ -29,6 +33,7 @@ impl Output {
         match self {
             Self::Bindings => "bindgen",
             Self::Header => "header",
+            Self::KernelHeader => "kernel-header",
         }
     }
 
@@ -37,6 +42,7 @@ impl Output {
         match self {
             Self::Bindings => "crates/mlx5gda-sys/src/ffi/bindings.rs",
             Self::Header => "crates/mlx5gda-sys/include/mlx5gda.h",
+            Self::KernelHeader => "crates/ep-buffer/kernels/ep_abi.h",
         }
     }
 
@@ -50,7 +56,7 @@ impl Output {
                 }
                 (!has_libclang()).then(|| "no libclang".to_owned())
             }
-            Self::Header => None,
+            Self::Header | Self::KernelHeader => None,
         }
     }
 }
@@ -65,6 +71,7 @@ pub(crate) fn run(output: Output, check: bool) -> Result<bool> {
     let fresh = match output {
         Output::Bindings => bindgen::generate()?,
         Output::Header => header::generate()?,
+        Output::KernelHeader => kernel_header::generate()?,
     };
     let path = crate::cargo::root()?.join(output.path());
     let name = || path.display().to_string();
@@ -78,6 +85,15 @@ pub(crate) fn run(output: Output, check: bool) -> Result<bool> {
         );
     }
     Ok(true)
+}
+
+/// cbindgen leaves a line for each item that it does not write.
+#[cfg(feature = "codegen")]
+fn without_gaps(mut text: String) -> String {
+    while text.contains("\n\n\n") {
+        text = text.replace("\n\n\n", "\n\n");
+    }
+    text
 }
 
 /// As above, by a build that has the generators; false when that one fails.

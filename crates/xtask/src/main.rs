@@ -14,6 +14,7 @@ mod demo;
 mod features;
 mod footprint;
 mod fuzz;
+mod kernels;
 mod memheap_compare;
 mod msrv;
 mod pcap_check;
@@ -51,6 +52,14 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
+    /// Make the header that the kernels of `ep-buffer` share with its host code.
+    KernelHeader {
+        /// Only say whether the checked-in one is up to date
+        #[arg(long)]
+        check: bool,
+    },
+    /// Compile the kernels of `ep-buffer`, with the installed CUDA compiler or one that is fetched.
+    Kernels(kernels::Args),
     /// Measure `memheap` beside other offset allocators.
     MemheapCompare(memheap_compare::Args),
     /// Leave the software NIC in a directory, as `libibverbs.so.1` and `libmlx5.so.1`.
@@ -75,6 +84,8 @@ fn main() -> ExitCode {
         Verb::Footprint(args) => footprint::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args).map(|()| true),
         Verb::Header { check } => codegen::run(codegen::Output::Header, check),
+        Verb::KernelHeader { check } => codegen::run(codegen::Output::KernelHeader, check),
+        Verb::Kernels(args) => kernels::run(&args),
         // What is measured has to be optimised, so the verb is run by another build of us.
         Verb::MemheapCompare(_) if cfg!(debug_assertions) => {
             cargo::run_again("--release", std::env::args_os().skip(1))

@@ -95,12 +95,8 @@ pub(super) fn generate() -> Result<String> {
     let bindings = builder.generate().context("generate the header")?;
     let mut text = Vec::new();
     bindings.write(&mut text);
-    let mut text = String::from_utf8(text).context("the header is not UTF-8")?;
-    // It leaves a line for each item that it does not write.
-    while text.contains("\n\n\n") {
-        text = text.replace("\n\n\n", "\n\n");
-    }
-    Ok(text)
+    let text = String::from_utf8(text).context("the header is not UTF-8")?;
+    Ok(super::without_gaps(text))
 }
 
 fn config() -> Config {
