@@ -7,6 +7,9 @@
 //! moe_layer --rank 0 --capacity 2 --serve-store &
 //! moe_layer --rank 1 --capacity 2
 //! ```
+//!
+//! Built with the feature `etcd`, it meets on an etcd as well (`--store http://HOST:PORT`),
+//! and any rank may be killed.
 
 #[path = "moe/args.rs"]
 mod args;
@@ -15,13 +18,13 @@ mod members;
 mod moe;
 #[path = "moe/orders.rs"]
 mod orders;
+#[path = "moe/rendezvous.rs"]
+mod rendezvous;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use args::Args;
 use clap::Parser;
 use ep_buffer::EpBuffer;
-use ep_transport::Group;
-use ep_transport::store::{Rendezvous, TcpStore, TcpStoreServer};
 use members::Watch;
 use moe::events::Event;
 use moe::layer;
@@ -30,13 +33,10 @@ use orders::Orders;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How long the ranks wait for each other at the beginning and at the end.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long to look for the store, which another process may still be starting.
-const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -70,25 +70,17 @@ fn emit(event: Event) {
 fn rank(args: &Args) -> anyhow::Result<()> {
     let config = args.buffer()?;
     let group_config = args.group(&config)?;
-    let server = match args.serve_store {
-        true => Some(TcpStoreServer::bind(&args.store).context("the rendezvous store")?),
-        false => None,
-    };
-    let store: Arc<dyn Rendezvous> = match &server {
-        Some(server) => Arc::new(server.store()),
-        None => Arc::new(
-            TcpStore::connect(&args.store, STORE_PATIENCE)
-                .with_context(|| format!("the rendezvous store at {}", args.store))?,
-        ),
-    };
+    let (server, store) = rendezvous::open(args, group_config.secret.clone())?;
     let workload = Workload::new(args.shape()?);
-    let mut group = Group::open(&group_config, config.footprint(), store)?;
-    emit(Event::Ready {
-        rank: args.rank,
-        incarnation: group.incarnation().0,
-        pid: std::process::id(),
-    });
-    group.wait_admitted(PATIENCE)?;
+    let ready = |group: &ep_transport::Group| {
+        emit(Event::Ready {
+            rank: args.rank,
+            incarnation: group.incarnation().0,
+            pid: std::process::id(),
+        });
+    };
+    let footprint = config.footprint();
+    let group = rendezvous::join(&group_config, footprint, &store, ready, PATIENCE)?;
     let mut watch = Watch::new(&group);
     watch.poll(&group, &mut emit);
     let mut buffer = EpBuffer::new(config, group)?;

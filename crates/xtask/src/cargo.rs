@@ -39,10 +39,11 @@ pub(crate) fn run_again(
 }
 
 /// Builds an example of `package` with the release profile; returns its path.
-pub(crate) fn build_example(package: &str, example: &str) -> Result<PathBuf> {
+pub(crate) fn build_example(package: &str, example: &str, features: &[&str]) -> Result<PathBuf> {
     let output = cargo()?
         .args(["build", "--release", "--package", package])
         .args(["--example", example])
+        .args(features.iter().map(|name| format!("--features={name}")))
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit())
         .output()

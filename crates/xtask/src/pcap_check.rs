@@ -45,7 +45,7 @@ pub(crate) fn missing() -> Option<String> {
 /// A tool is missing and cannot be installed, capturing is not allowed, or the exchange fails.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     tools::ensure_present()?;
-    let example = build_example("soft-hca", "exchange")?;
+    let example = build_example("soft-hca", "exchange", &[])?;
     let temporary = tempfile::tempdir().context("cannot make a temporary directory")?;
     let dir = args.keep.as_deref().unwrap_or(temporary.path());
     std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;

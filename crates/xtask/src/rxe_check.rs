@@ -67,7 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         "the guest is an x86-64 machine, like the one that builds it"
     );
     install()?;
-    let program = build_example("soft-hca", "rxe_peer")?;
+    let program = build_example("soft-hca", "rxe_peer", &[])?;
     let guest = image::build()?;
     println!("guest: {}", guest.display());
     in_namespace(&guest, &program, args)

@@ -6,6 +6,7 @@ use anyhow::{Context, ensure};
 use clap::Parser;
 use ep_buffer::Config;
 use ep_transport::{GroupConfig, Nic, Path, Rank};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How bytes get to the other ranks.
@@ -31,9 +32,14 @@ pub(crate) struct Args {
     /// All by default.
     #[arg(long, value_delimiter = ',')]
     pub(crate) initial: Vec<u32>,
-    /// Address of the rendezvous store, HOST:PORT.
+    /// Address of the rendezvous store: HOST:PORT of one over TCP, or the members of an
+    /// etcd cluster, http://HOST:PORT, separated by commas (feature `etcd`).
     #[arg(long, default_value = "127.0.0.1:7400")]
     pub(crate) store: String,
+    /// A file with the secret that all ranks of the group know, 16 to 4,096 bytes. Without
+    /// it nobody joins, and nothing at the rendezvous is believed.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) secret_file: Option<PathBuf>,
     /// Serve the rendezvous store at that address, until all others have gone.
     #[arg(long)]
     pub(crate) serve_store: bool,
@@ -143,6 +149,9 @@ impl Args {
                 device: Some(name.clone()),
                 port: 1,
             };
+        }
+        if let Some(file) = &self.secret_file {
+            group.secret = Some(super::rendezvous::secret(file)?);
         }
         group.lanes = self.lanes;
         group.ops_per_round = config.ops_per_round().into();

@@ -28,6 +28,7 @@ pub(crate) struct Account {
     pub(crate) losses: u64,
     pub(crate) links_down: u64,
     pub(crate) failing_commands: u64,
+    pub(crate) etcd_restarts: u64,
     pub(crate) updates_committed: u64,
     pub(crate) updates_dropped: u64,
     /// Steps and updates beyond their bounds.
@@ -116,10 +117,15 @@ pub(crate) fn account(ranks: u32, seed: u64, run: &Run) -> Account {
             let frozen: u64 = run
                 .harms
                 .iter()
-                .filter(|(harm, victim, ..)| {
-                    *victim == index && matches!(harm, Harm::Freeze { .. } | Harm::Oust)
+                .filter(|deed| {
+                    deed.victim == Some(index)
+                        && matches!(deed.harm, Harm::Freeze { .. } | Harm::Oust)
                 })
-                .map(|(_, _, begin, end)| (*end).min(until).saturating_sub((*begin).max(from)))
+                .map(|deed| {
+                    deed.end_us
+                        .min(until)
+                        .saturating_sub(deed.begin_us.max(from))
+                })
                 .sum();
             if until - from > frozen + STEP_BOUND_MS * 1_000 {
                 hangs += 1;
@@ -152,7 +158,7 @@ pub(crate) fn account(ranks: u32, seed: u64, run: &Run) -> Account {
         .map(|life| life.steps().count() as u64)
         .sum();
     let count =
-        |wanted: fn(&Harm) -> bool| run.harms.iter().filter(|(h, ..)| wanted(h)).count() as u64;
+        |wanted: fn(&Harm) -> bool| run.harms.iter().filter(|d| wanted(&d.harm)).count() as u64;
     let heard = || record.lives.iter().flat_map(|life| &life.heard);
     let attempts = |wanted: fn(&Event) -> Option<u64>| {
         let numbers: BTreeSet<u64> = heard().filter_map(|(_, event)| wanted(event)).collect();
@@ -181,6 +187,7 @@ pub(crate) fn account(ranks: u32, seed: u64, run: &Run) -> Account {
         losses: count(|harm| matches!(harm, Harm::Lose { .. })),
         links_down: count(|harm| matches!(harm, Harm::LinkDown { .. })),
         failing_commands: count(|harm| matches!(harm, Harm::FailCommand { .. })),
+        etcd_restarts: count(|harm| matches!(harm, Harm::EtcdRestart { .. })),
         updates_committed: attempts(|event| match event {
             Event::Admitted { attempt, .. } => Some(*attempt),
             _ => None,

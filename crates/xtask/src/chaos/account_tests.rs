@@ -1,10 +1,12 @@
 //! The account of made-up runs.
 
+use super::Args;
 use super::account::{Account, account};
-use super::actions::Harm;
-use super::drive::Run;
+use super::actions::{Action, Harm, draw};
+use super::drive::{Deed, Run};
 use crate::demo::events::{Event, Step, Update};
 use crate::demo::record::{Death, Life, Record};
+use crate::demo::store::StoreKind;
 use std::ops::Range;
 
 const PERIOD: u64 = 10_000;
@@ -28,6 +30,15 @@ fn life(rank: u32, steps: Range<u64>, answered: impl Fn(u64) -> Vec<u32>) -> Lif
         life.heard.push((begin_us + 6_100, Event::Step(step)));
     }
     life
+}
+
+fn deed(harm: Harm, life: usize, begin_us: u64, end_us: u64) -> Deed {
+    Deed {
+        harm,
+        victim: Some(life),
+        begin_us,
+        end_us,
+    }
 }
 
 /// Three ranks; 2 is killed in step 40, and a new process of it does steps from 70 on.
@@ -87,7 +98,7 @@ fn run() -> Run {
             lives,
             problems: Vec::new(),
         },
-        harms: vec![(Harm::Kill { back_ms: 50 }, 2, killed_us, killed_us)],
+        harms: vec![deed(Harm::Kill { back_ms: 50 }, 2, killed_us, killed_us)],
         hangs: Vec::new(),
     }
 }
@@ -158,7 +169,7 @@ fn harm_during_an_admission_is_not_the_admissions() {
     let mut harmed = run();
     let (from, until) = (63 * PERIOD, 64 * PERIOD);
     let harm = Harm::Lose { percent: 9, ms: 10 };
-    harmed.harms.push((harm, 0, from, until));
+    harmed.harms.push(deed(harm, 0, from, until));
     // Steps 61 and 62 were before it; what is after it was over before it was forgotten.
     assert_eq!(account(3, 1, &harmed).survivor_gaps, 2);
 }
@@ -248,9 +259,8 @@ fn a_step_beyond_its_bound_hangs_unless_its_process_was_stopped() {
         long(step);
     }
     let (from, until) = (99 * PERIOD, 99 * PERIOD + 60_000_000);
-    frozen
-        .harms
-        .push((Harm::Freeze { ms: 60_000 }, 3, from, until));
+    let freeze = Harm::Freeze { ms: 60_000 };
+    frozen.harms.push(deed(freeze, 3, from, until));
     assert_eq!(self::account(3, 1, &frozen).hangs, 0);
 }
 
@@ -274,4 +284,20 @@ fn leaks_and_processes_that_fail_are_noticed() {
         &account(3, 1, &ousted),
         "rank 2 was not told of its replacement",
     );
+}
+
+#[test]
+fn the_short_run_is_a_command_line_like_any_other() {
+    let args = Args::short(StoreKind::Etcd);
+    assert_eq!(
+        (args.meeting.store, args.meeting.secret),
+        (StoreKind::Etcd, true)
+    );
+    let restarts = |args: &Args| {
+        let actions = draw(args, 1).into_iter();
+        let restart = |action: &Action| matches!(action.harm, Harm::EtcdRestart { .. });
+        actions.filter(restart).count()
+    };
+    assert_eq!(restarts(&args), 3);
+    assert_eq!(restarts(&Args::short(StoreKind::Tcp)), 0);
 }

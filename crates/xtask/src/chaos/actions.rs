@@ -2,6 +2,7 @@
 
 use super::Args;
 use crate::demo::plan::DataPath;
+use crate::demo::store::StoreKind;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -28,6 +29,11 @@ pub(crate) enum Harm {
     },
     FailCommand {
         number: u64,
+    },
+    /// SIGKILL for the etcd that everybody meets on, which is started again after so
+    /// many milliseconds.
+    EtcdRestart {
+        back_ms: u64,
     },
 }
 
@@ -77,6 +83,12 @@ pub(crate) fn draw(args: &Args, seed: u64) -> Vec<Action> {
             harms.push(Harm::FailCommand {
                 number: rng.random_range(0..8),
             });
+        }
+    }
+    if args.meeting.store == StoreKind::Etcd {
+        for _ in 0..args.etcd_restarts.unwrap_or(half) {
+            let back_ms = rng.random_range(0..3_000);
+            harms.push(Harm::EtcdRestart { back_ms });
         }
     }
     harms.shuffle(&mut rng);

@@ -7,6 +7,7 @@ use super::actions::{Action, Harm};
 use crate::demo::events::Event;
 use crate::demo::process::{Processes, Setup, now_us};
 use crate::demo::record::Record;
+use crate::demo::store::Meeting;
 use anyhow::Result;
 use indicatif::ProgressBar;
 use rand::SeedableRng;
@@ -26,9 +27,18 @@ const SETTLE_BOUND_MS: u64 = 60_000;
 #[derive(Debug, Default)]
 pub(crate) struct Run {
     pub(crate) record: Record,
-    /// What was done to whom (which life), from when until when (us).
-    pub(crate) harms: Vec<(Harm, usize, u64, u64)>,
+    pub(crate) harms: Vec<Deed>,
     pub(crate) hangs: Vec<String>,
+}
+
+/// What was done to whom.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deed {
+    pub(crate) harm: Harm,
+    /// Which life; none if it was done to the store.
+    pub(crate) victim: Option<usize>,
+    pub(crate) begin_us: u64,
+    pub(crate) end_us: u64,
 }
 
 enum Stage {
@@ -62,6 +72,9 @@ struct Drive<'a> {
     /// Frozen lives: when they go on, or with which life's first step.
     frozen: BTreeMap<usize, (u64, Option<usize>)>,
     thawed_us: BTreeMap<usize, u64>,
+    meeting: &'a mut Meeting,
+    /// When the etcd is started again.
+    meeting_due: Option<u64>,
     hung: BTreeSet<usize>,
     over: bool,
 }
@@ -70,7 +83,7 @@ pub(crate) fn run(
     ranks: u32,
     seed: u64,
     (actions, quiet_steps): (&[Action], u64),
-    setup: &Setup,
+    (setup, meeting): (&Setup, &mut Meeting),
     limit: Duration,
     bar: &ProgressBar,
 ) -> Result<Run> {
@@ -87,6 +100,8 @@ pub(crate) fn run(
         due: BTreeMap::new(),
         frozen: BTreeMap::new(),
         thawed_us: BTreeMap::new(),
+        meeting,
+        meeting_due: None,
         hung: BTreeSet::new(),
         over: false,
     };
@@ -124,6 +139,10 @@ impl Drive<'_> {
             self.due.remove(&rank);
             self.processes.spawn(rank, None, &["--join"])?;
         }
+        if self.meeting_due.is_some_and(|at| at <= now) {
+            self.meeting_due = None;
+            self.meeting.restart()?;
+        }
         if !matches!(self.stage, Stage::Leaving) {
             for rank in self.ranks.clone() {
                 if self.processes.current(rank).is_none() && !self.due.contains_key(&rank) {
@@ -151,8 +170,9 @@ impl Drive<'_> {
             // It may have been killed meanwhile.
             let _ = self.processes.signal(life, Signal::CONT);
             for harm in &mut self.run.harms {
-                if harm.1 == life && matches!(harm.0, Harm::Freeze { .. } | Harm::Oust) {
-                    harm.3 = now;
+                let stopped = matches!(harm.harm, Harm::Freeze { .. } | Harm::Oust);
+                if stopped && harm.victim == Some(life) {
+                    harm.end_us = now;
                 }
             }
         }
@@ -161,7 +181,7 @@ impl Drive<'_> {
 
     /// The last steps of all ranks, if all were begun after `since_us` and are complete.
     fn settled(&self, since_us: u64) -> Option<BTreeSet<u64>> {
-        if !self.due.is_empty() || !self.frozen.is_empty() {
+        if !self.due.is_empty() || !self.frozen.is_empty() || self.meeting_due.is_some() {
             return None;
         }
         let complete = |step: &crate::demo::events::Step| {

@@ -152,17 +152,18 @@ pub(super) fn gaps(ranks: u32, run: &Run) -> Gaps {
     let attempts = attempts(run);
     let mut harmed = Vec::new();
     let mut detections: BTreeMap<usize, Vec<(u64, u64)>> = BTreeMap::new();
-    for (harm, victim, begin_us, end_us) in &run.harms {
-        let (mut end_us, mut after) = (*end_us, AFTERMATH_US);
-        if let (Harm::Kill { .. }, Some(victim)) = (harm, lives.get(*victim)) {
-            for (life, at_us) in noticed(lives, victim, *begin_us) {
-                detections.entry(life).or_default().push((*begin_us, at_us));
+    for deed in &run.harms {
+        let (begin_us, mut end_us, mut after) = (deed.begin_us, deed.end_us, AFTERMATH_US);
+        let victim = deed.victim.and_then(|life| lives.get(life));
+        if let (Harm::Kill { .. }, Some(victim)) = (deed.harm, victim) {
+            for (life, at_us) in noticed(lives, victim, begin_us) {
+                detections.entry(life).or_default().push((begin_us, at_us));
                 end_us = end_us.max(at_us);
             }
             // Nothing is left of it then, and a new process may be there soon.
             after = 0;
         }
-        harmed.push((*begin_us, felt_until(lives, end_us) + after));
+        harmed.push((begin_us, felt_until(lives, end_us) + after));
     }
     let harmed = Spans::new(harmed);
     // The rest of what an undisturbed gap must not overlap.

@@ -11,10 +11,11 @@ mod report;
 
 use crate::demo::plan::{self, DataPath, KillArg, Plan};
 use crate::demo::process::Setup;
+use crate::demo::store::{Meeting, StoreArgs, StoreKind};
+use crate::features;
 use account::account;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use ep_transport::store::TcpStoreServer;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,6 +41,12 @@ pub(crate) struct Args {
     /// for a while; each half as often as there are kills by default
     #[arg(long)]
     faults: Option<u32>,
+    /// How often the etcd is killed and started again; half as often as there are kills
+    /// by default
+    #[arg(long)]
+    etcd_restarts: Option<u32>,
+    #[command(flatten)]
+    meeting: StoreArgs,
     /// Undisturbed steps before the first harm, and as many after the last; what is
     /// between two harms, when all ranks are there again, is measured with them
     #[arg(long, default_value_t = 1000)]
@@ -69,13 +76,33 @@ pub(crate) struct Args {
 
 impl Args {
     /// A run short enough for a test of everything.
-    pub(crate) fn short() -> Self {
+    pub(crate) fn short(meeting: StoreKind) -> Self {
         #[derive(Parser)]
         struct Alone {
             #[command(flatten)]
             args: Args,
         }
-        Alone::parse_from(["chaos", "--seed=1", "--quiet-steps=100", "--deadline-s=120"]).args
+        let flags = [
+            "chaos",
+            "--seed=1",
+            "--quiet-steps=100",
+            "--deadline-s=120",
+            "--secret",
+        ];
+        let mut args = Alone::parse_from(flags).args;
+        args.meeting.store = meeting;
+        args
+    }
+
+    /// Why this machine cannot run it, if it cannot.
+    pub(crate) fn missing(&self) -> Result<Option<String>> {
+        if let Some(what) = self.meeting.missing() {
+            return Ok(Some(what.to_owned()));
+        }
+        match self.meeting.store {
+            StoreKind::Etcd => features::missing(),
+            StoreKind::Tcp => Ok(None),
+        }
     }
 }
 
@@ -90,7 +117,10 @@ fn layer(args: &Args, seed: u64) -> Result<Plan> {
     (shape.ranks, shape.tokens, shape.path) = (args.ranks, args.tokens, args.path);
     shape.time_out_ms = TIME_OUT_MS;
     shape.kill = vec![KillArg::Nobody];
-    Plan::new(&shape, seed)
+    shape.meeting = args.meeting.clone();
+    let mut layer = Plan::new(&shape, seed)?;
+    layer.lease_ms = LEASE_MS;
+    Ok(layer)
 }
 
 /// Runs it; whether everything was verified and nothing hung.
@@ -102,10 +132,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     );
     let seed = args.seed.unwrap_or_else(plan::seed_from_clock);
     let layer = layer(args, seed)?;
-    let program = match &args.program {
-        Some(program) => program.clone(),
-        None => crate::cargo::build_example("ep-buffer", "moe_layer")?,
-    };
+    let program = args.meeting.program(args.program.as_ref())?;
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
     let logs = match &args.keep_logs {
         Some(dir) => {
@@ -115,9 +142,9 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         }
         None => scratch.path().to_path_buf(),
     };
-    let server = TcpStoreServer::bind("127.0.0.1:0")?;
-    let mut arguments = layer.arguments(&server.address().to_string());
-    arguments.push(format!("--lease-ms={LEASE_MS}"));
+    let mut meeting = Meeting::serve(&args.meeting, None)?;
+    let mut arguments = layer.arguments(meeting.address());
+    arguments.extend(meeting.arguments());
     arguments.push("--orders".to_owned());
     let setup = Setup {
         program,
@@ -133,7 +160,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         args.ranks,
         seed,
         (&actions, args.quiet_steps),
-        &setup,
+        (&setup, &mut meeting),
         limit,
         &bar,
     );

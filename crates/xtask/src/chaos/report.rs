@@ -10,7 +10,7 @@ pub(super) fn text(account: &Account) -> String {
     let mut lines = vec![
         format!(
             "{} ranks, seed {}: {} kills, {} freezes ({} of them replaced meanwhile), {} times lost packets, \
-             {} times no link, {} failing commands",
+             {} times no link, {} failing commands, {} restarts of etcd",
             account.ranks,
             account.seed,
             account.kills,
@@ -18,7 +18,8 @@ pub(super) fn text(account: &Account) -> String {
             account.ousted,
             account.losses,
             account.links_down,
-            account.failing_commands
+            account.failing_commands,
+            account.etcd_restarts
         ),
         format!(
             "{} steps: {} verified, {} not; {} hangs, {} objects leaked, {} times stale data accepted",

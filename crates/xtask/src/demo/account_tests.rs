@@ -4,6 +4,7 @@ use super::account::{Account, account};
 use super::events::{Event, Step, Update};
 use super::plan::{DataPath, Kill, Plan, Routing};
 use super::record::{Death, Life, Record};
+use super::store::StoreKind;
 
 const PERIOD: u64 = 1_000;
 const STEPS: u64 = 20;
@@ -23,6 +24,9 @@ fn plan() -> Plan {
         path: DataPath::Rdma,
         lanes: 2,
         time_out_ms: 100,
+        lease_ms: 5_000,
+        store: StoreKind::Tcp,
+        secret: false,
         seed: 1,
         rejoin: true,
         kills: vec![Kill {

@@ -14,6 +14,7 @@ pub(crate) mod process;
 mod ranks;
 pub(crate) mod record;
 mod report;
+pub(crate) mod store;
 mod timeline;
 pub(crate) mod units;
 
@@ -23,9 +24,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub(crate) use plan::Args;
 use plan::Plan;
 use process::Setup;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use store::Meeting;
 
 /// Runs the demo; whether everything was verified.
 pub(crate) fn run(args: &Args) -> Result<bool> {
@@ -37,10 +38,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let mut plans = (0..args.repeat)
         .map(|index| Plan::new(args, plan::seed_of_run(seed, index)))
         .collect::<Result<Vec<Plan>>>()?;
-    let program = match &args.program {
-        Some(program) => program.clone(),
-        None => crate::cargo::build_example("ep-buffer", "moe_layer")?,
-    };
+    let program = args.meeting.program(args.program.as_ref())?;
     let mut accounts = Vec::new();
     for (index, plan) in plans.drain(..).enumerate() {
         let (account, svg) = run_once(args, &plan, &program, index)?;
@@ -69,14 +67,17 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 
 fn run_once(args: &Args, plan: &Plan, program: &Path, index: usize) -> Result<(Account, String)> {
     let (_scratch, logs) = logs(args, index)?;
+    let meeting = Meeting::at_rank_0(&args.meeting, args.store_port)?;
+    let mut arguments = plan.arguments(meeting.address());
+    arguments.extend(meeting.arguments());
     let setup = Setup {
         program: program.to_path_buf(),
-        arguments: plan.arguments(&format!("127.0.0.1:{}", store_port(args)?)),
+        arguments,
         logs,
     };
     let bar = progress(plan.steps)?;
     let limit = Duration::from_secs(args.deadline_s);
-    let record = orchestrate::run(plan, &setup, limit, &bar);
+    let record = orchestrate::run(plan, &setup, meeting.needs_server(), limit, &bar);
     bar.finish_and_clear();
     let record = record?;
     let account = account(plan, &record);
@@ -106,13 +107,6 @@ fn logs(args: &Args, index: usize) -> Result<(Option<tempfile::TempDir>, PathBuf
     };
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     Ok((None, dir))
-}
-
-fn store_port(args: &Args) -> Result<u16> {
-    let port = args.store_port.unwrap_or(0);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-        .with_context(|| format!("port {port} of the store cannot be used"))?;
-    Ok(listener.local_addr()?.port())
 }
 
 fn json(accounts: &[Account]) -> Result<String> {

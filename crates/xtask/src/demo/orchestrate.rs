@@ -23,17 +23,21 @@ enum Stage {
     Over,
 }
 
-/// Runs `plan` to its end or to `limit`. What went wrong is in the record; an
+/// Runs `plan` to its end or to `limit`; rank 0 serves the store if there is none. What went wrong is in the record; an
 /// error means that processes could not be started at all.
 pub(crate) fn run(
     plan: &Plan,
     setup: &Setup,
+    serve_store: bool,
     limit: Duration,
     bar: &ProgressBar,
 ) -> Result<Record> {
     let mut processes = Processes::new(setup);
     for rank in 0..plan.ranks {
-        let flags: &[&str] = if rank == 0 { &["--serve-store"] } else { &[] };
+        let flags: &[&str] = match rank {
+            0 if serve_store => &["--serve-store"],
+            _ => &[],
+        };
         processes.spawn(rank, None, flags)?;
     }
     let mut deadline = Instant::now() + limit;

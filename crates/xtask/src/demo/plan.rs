@@ -1,5 +1,6 @@
 //! The demo's flags, checked and turned into a plan before anything is started.
 
+use super::store::{StoreArgs, StoreKind};
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use rand::{Rng, SeedableRng};
@@ -48,7 +49,7 @@ pub(crate) struct Args {
     pub(crate) steps: u64,
     /// Who dies and when: RANK, RANK@STEP or none. May be given several times,
     /// for the same rank too. Without it the seed decides. Rank 0 serves the
-    /// rendezvous store and cannot be killed
+    /// rendezvous store, if that is not an etcd, and cannot be killed then
     #[arg(long, value_name = "RANK[@STEP]|none")]
     pub(crate) kill: Vec<KillArg>,
     /// Start no new process for a rank that died
@@ -69,6 +70,8 @@ pub(crate) struct Args {
     /// How long a step waits for a peer that does not answer
     #[arg(long, value_name = "MS", default_value_t = 5000)]
     pub(crate) time_out_ms: u64,
+    #[command(flatten)]
+    pub(crate) meeting: StoreArgs,
     /// TCP port of the rendezvous store; a free one by default
     #[arg(long, value_name = "PORT")]
     pub(crate) store_port: Option<u16>,
@@ -174,6 +177,10 @@ pub(crate) struct Plan {
     pub(crate) path: DataPath,
     pub(crate) lanes: u32,
     pub(crate) time_out_ms: u64,
+    /// How long the store goes without a sign of life of a rank.
+    pub(crate) lease_ms: u64,
+    pub(crate) store: StoreKind,
+    pub(crate) secret: bool,
     pub(crate) seed: u64,
     pub(crate) rejoin: bool,
     /// Ascending by step.
@@ -197,6 +204,13 @@ impl Plan {
             path: args.path,
             lanes: args.lanes,
             time_out_ms: args.time_out_ms,
+            lease_ms: match args.meeting.store {
+                StoreKind::Tcp => 5_000,
+                // What etcd grants at least: it does not see processes end.
+                StoreKind::Etcd => 2_000,
+            },
+            store: args.meeting.store,
+            secret: args.meeting.secret,
             seed,
             rejoin: !args.no_rejoin,
             kills,
@@ -220,6 +234,7 @@ impl Plan {
             ("path", name_of(self.path)),
             ("lanes", self.lanes.to_string()),
             ("time-out-ms", self.time_out_ms.to_string()),
+            ("lease-ms", self.lease_ms.to_string()),
         ]
         .into_iter()
         .map(|(flag, value)| format!("--{flag}={value}"))
@@ -268,6 +283,7 @@ fn check_shape(args: &Args) -> Result<()> {
 }
 
 fn kills(args: &Args, rng: &mut ChaCha8Rng) -> Result<Vec<Kill>> {
+    let serves = |rank| rank == 0 && args.meeting.store == StoreKind::Tcp;
     if args.kill.contains(&KillArg::Nobody) {
         ensure!(
             args.kill.len() == 1,
@@ -276,12 +292,13 @@ fn kills(args: &Args, rng: &mut ChaCha8Rng) -> Result<Vec<Kill>> {
         return Ok(Vec::new());
     }
     if args.kill.is_empty() {
+        let lowest = u32::from(serves(0));
         ensure!(
-            args.ranks >= 2,
+            args.ranks > lowest,
             "--ranks {} leaves nobody to kill besides rank 0: add --kill none",
             args.ranks
         );
-        let rank = rng.random_range(1..args.ranks);
+        let rank = rng.random_range(lowest..args.ranks);
         return Ok(vec![kill_at(rank, None, args.steps, rng)?]);
     }
     let mut kills = Vec::new();
@@ -289,7 +306,7 @@ fn kills(args: &Args, rng: &mut ChaCha8Rng) -> Result<Vec<Kill>> {
         let KillArg::Rank { rank, step } = *arg else {
             continue;
         };
-        if rank == 0 {
+        if serves(rank) {
             bail!("--kill 0: rank 0 serves the rendezvous store and cannot be killed");
         }
         ensure!(
@@ -393,6 +410,22 @@ mod tests {
     fn nobody_dies_if_told_so() -> Result<()> {
         assert!(plan("--kill none")?.kills.is_empty());
         assert!(plan("--ranks 1 --kill none")?.kills.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn any_rank_may_die_where_none_serves_the_store() -> Result<()> {
+        let plan = plan("--store etcd --kill 0@5")?;
+        let [kill] = plan.kills[..] else {
+            panic!("{:?}", plan.kills);
+        };
+        assert_eq!((kill.rank, kill.step), (0, 5));
+        assert!(plan.lease_ms < self::plan("")?.lease_ms);
+        let cli = Cli::try_parse_from(["demo", "--store", "etcd"])?;
+        let victims: Result<std::collections::BTreeSet<u32>> = (0..40)
+            .map(|seed| Ok(Plan::new(&cli.args, seed)?.kills[0].rank))
+            .collect();
+        assert_eq!(victims?.len(), 4);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use super::super::LEASE_MS;
 use super::super::actions::Harm;
-use super::{Drive, SETTLE_BOUND_MS};
+use super::{Deed, Drive, SETTLE_BOUND_MS};
 use crate::demo::process::now_us;
 use anyhow::Result;
 use rand::seq::IndexedRandom;
@@ -11,6 +11,9 @@ use rustix::process::Signal;
 impl Drive<'_> {
     /// Does it to somebody, if there is somebody that it can be done to.
     pub(super) fn harm(&mut self, harm: Harm) -> Result<bool> {
+        if let Harm::EtcdRestart { back_ms } = harm {
+            return self.restart(harm, back_ms);
+        }
         let record = &self.processes.record;
         let lives: Vec<usize> = self
             .ranks
@@ -72,8 +75,31 @@ impl Drive<'_> {
                 self.processes
                     .tell(victim, &format!("fail-command {number}"));
             }
+            Harm::EtcdRestart { .. } => {}
         }
-        self.run.harms.push((harm, victim, now, until));
+        self.run.harms.push(Deed {
+            harm,
+            victim: Some(victim),
+            begin_us: now,
+            end_us: until,
+        });
+        Ok(true)
+    }
+
+    /// Ends the etcd, if it runs; it is back after a while.
+    fn restart(&mut self, harm: Harm, back_ms: u64) -> Result<bool> {
+        if !self.meeting.kill()? {
+            return Ok(false);
+        }
+        let begin_us = now_us();
+        let end_us = begin_us + back_ms * 1_000;
+        self.meeting_due = Some(end_us);
+        self.run.harms.push(Deed {
+            harm,
+            victim: None,
+            begin_us,
+            end_us,
+        });
         Ok(true)
     }
 }

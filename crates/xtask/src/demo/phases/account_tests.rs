@@ -6,6 +6,7 @@ use super::{Due, Script, file};
 use crate::demo::events::{Event, Step, Update};
 use crate::demo::plan::{DataPath, Plan, Routing};
 use crate::demo::record::{Death, Life, Record};
+use crate::demo::store::StoreKind;
 
 const PERIOD: u64 = 1_000;
 const DIED_US: u64 = 16 * PERIOD + 300;
@@ -25,6 +26,9 @@ fn script() -> Script {
             path: DataPath::Rdma,
             lanes: 2,
             time_out_ms: 100,
+            lease_ms: 5_000,
+            store: StoreKind::Tcp,
+            secret: false,
             seed: 1,
             rejoin: true,
             kills: Vec::new(),

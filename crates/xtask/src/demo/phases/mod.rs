@@ -15,9 +15,9 @@ mod report;
 
 use super::plan::{Args, KillArg, Plan};
 use super::process::Setup;
+use super::store::Meeting;
 use super::{logs, plan, progress, write};
 use anyhow::{Context, Result, ensure};
-use ep_transport::store::TcpStoreServer;
 use file::Phase;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -123,17 +123,15 @@ pub(crate) fn run(args: &Args, file: &Path) -> Result<bool> {
     let phases = file::parse(&text).with_context(|| format!("the plan {}", file.display()))?;
     let seed = args.seed.unwrap_or_else(plan::seed_from_clock);
     let script = Script::new(args, phases, seed)?;
-    let program = match &args.program {
-        Some(program) => program.clone(),
-        None => crate::cargo::build_example("ep-buffer", "moe_layer")?,
-    };
+    let program = args.meeting.program(args.program.as_ref())?;
     let (_scratch, logs) = logs(args, 0)?;
-    let address = format!("127.0.0.1:{}", args.store_port.unwrap_or(0));
-    let server = TcpStoreServer::bind(&address)?;
+    let meeting = Meeting::serve(&args.meeting, args.store_port)?;
+    let mut arguments = script.arguments(meeting.address());
+    arguments.extend(meeting.arguments());
     let setup = Setup {
         program,
         logs,
-        arguments: script.arguments(&server.address().to_string()),
+        arguments,
     };
     let bar = progress(script.layer.steps * script.phases.len() as u64)?;
     let limit = Duration::from_secs(args.deadline_s);
