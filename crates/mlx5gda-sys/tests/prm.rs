@@ -1,9 +1,9 @@
 //! Mailboxes: what is written at one name is found there, and only there.
 
 use mlx5gda_sys::prm::{
-    Ads, CapMode, CapType, CmdHcaCap, CmdOpcode, CommandIn, CreateCqIn, CreateQpIn, FieldError,
-    InHeader, LAYOUTS, Layout, Mailbox, OutHeader, Qp2RstIn, Qpc, QueryHcaCapOut, QueryQpOut,
-    Rst2InitQpIn,
+    Ads, CapMode, CapType, CmdHcaCap, CmdOpcode, CommandIn, CreateCqIn, CreateQpIn, Field,
+    FieldError, InHeader, LAYOUTS, Layout, Mailbox, OutHeader, Qp2RstIn, Qpc, QueryHcaCapOut,
+    QueryQpOut, Rst2InitQpIn,
 };
 use zerocopy::IntoBytes;
 
@@ -138,4 +138,25 @@ fn layouts_are_listed_once_and_parts_are_listed_too() {
     assert_eq!(Qpc::FIELDS, Qpc::INFO.fields);
     assert_eq!(QueryQpOut::INFO.parts[1].bit_offset, 0xc0);
     assert_eq!(CmdHcaCap::BYTES, 256);
+}
+
+#[test]
+fn bits_without_a_name_are_found() {
+    let mut path = Ads::zeroed();
+    let named = |bit: usize| {
+        let of = |field: &Field| (field.bit_offset..field.bit_offset + field.width).contains(&bit);
+        Ads::FIELDS.iter().any(of)
+    };
+    assert_eq!(path.reserved_bit(), None);
+    for bit in 0..Ads::BYTES * 8 {
+        path.as_mut_bytes()[bit / 8] ^= 0x80 >> (bit % 8);
+        let found = (!named(bit)).then_some(bit);
+        assert_eq!(path.reserved_bit(), found);
+        path.as_mut_bytes()[bit / 8] = 0;
+    }
+    // What is in a part is the part's.
+    let mut context = Qpc::zeroed();
+    context.primary_address_path.as_mut_bytes().fill(0xff);
+    assert_eq!(context.reserved_bit(), None);
+    assert_eq!(context.primary_address_path.reserved_bit(), Some(2));
 }

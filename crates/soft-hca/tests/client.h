@@ -198,6 +198,7 @@ static const char *connect_qp(struct nic *of, struct nic *peer)
 	uint8_t init[272] = { 0 }, rtr[272] = { 0 }, rts[272] = { 0 };
 	struct ibv_ah_attr path = {};
 	struct mlx5dv_ah vector = {};
+	const uint8_t none[6] = { 0 };
 	struct mlx5dv_obj obj = {};
 	struct ibv_ah *ah;
 
@@ -215,7 +216,8 @@ static const char *connect_qp(struct nic *of, struct nic *peer)
 	obj.ah.in = ah;
 	obj.ah.out = &vector;
 	if (!ah || mlx5dv_init_obj(&obj, MLX5DV_OBJ_AH) ||
-	    memcmp(vector.av->rgid, peer->gid.raw, 16) || vector.av->hop_limit != 64)
+	    memcmp(vector.av->rgid, peer->gid.raw, 16) || vector.av->hop_limit != 64 ||
+	    !memcmp(vector.av->rmac, none, 6))
 		return "mlx5dv_init_obj of a path";
 	for (unsigned i = 0; i < 6; i++)
 		put(rtr, PATH + 0x130 + 8 * i, 8, vector.av->rmac[i]);

@@ -63,6 +63,20 @@ pub trait Layout:
     /// Name, size, fields and parts.
     const INFO: Info;
 
+    /// Bits that are of a field or a part are 1.
+    const NAMED: &'static [u8];
+
+    /// The first bit that is set and has no meaning. Parts have their own.
+    #[must_use]
+    fn reserved_bit(&self) -> Option<usize> {
+        let bytes = self.as_bytes().iter().zip(Self::NAMED);
+        let (at, strange) = bytes
+            .map(|(byte, named)| byte & !named)
+            .enumerate()
+            .find(|(_, strange)| *strange != 0)?;
+        Some(at * 8 + strange.leading_zeros() as usize)
+    }
+
     /// Sees the first bytes of `bytes` as this layout; `None` when there are too few.
     #[must_use]
     fn from_slice(bytes: &[u8]) -> Option<&Self> {
@@ -177,6 +191,21 @@ pub(super) const fn sound(info: &Info) -> bool {
     true
 }
 
+/// The bits of a layout that are of a field or a part, as 1.
+pub(super) const fn named<const BYTES: usize>(info: &Info) -> [u8; BYTES] {
+    let mut bytes = [0; BYTES];
+    let mut i = 0;
+    while i < info.fields.len() + info.parts.len() {
+        let (mut bit, end) = extent(info.fields, info.parts, i);
+        while bit < end {
+            bytes[bit / 8] |= 0x80 >> (bit % 8);
+            bit += 1;
+        }
+        i += 1;
+    }
+    bytes
+}
+
 /// First bit, and the bit after the last, of the `i`-th of all fields and parts.
 const fn extent(fields: &[Field], parts: &[Part], i: usize) -> (usize, usize) {
     if i < fields.len() {
@@ -259,6 +288,7 @@ macro_rules! layout {
                     bytes: $part_ty::BYTES,
                 },)*],
             };
+            const NAMED: &'static [u8] = &$crate::prm::bits::named::<$bytes>(&Self::INFO);
         }
 
         const _: () = {

@@ -121,8 +121,12 @@ layout! {
             cur_rnr_retry, set_cur_rnr_retry: bits(3) @ 0x395;
             cur_retry_count, set_cur_retry_count: bits(3) @ 0x398;
             next_send_psn, set_next_send_psn: bits(24) @ 0x3c8;
+            /// Streams of a DCI: 2^value.
+            log_num_dci_stream_channels, set_log_num_dci_stream_channels: bits(5) @ 0x3e3;
             /// Completion queue of the send queue.
             cqn_snd, set_cqn_snd: bits(24) @ 0x3e8;
+            /// Streams of a DCI that may be in error: 2^value.
+            log_num_dci_errored_streams, set_log_num_dci_errored_streams: bits(5) @ 0x403;
             deth_sqpn, set_deth_sqpn: bits(24) @ 0x408;
             last_acked_psn, set_last_acked_psn: bits(24) @ 0x448;
             ssn, set_ssn: bits(24) @ 0x468;

@@ -2,6 +2,7 @@
 
 use core::ffi::c_int;
 use core::mem::{offset_of, size_of};
+use std::net::IpAddr;
 
 use mlx5gda_sys::ffi;
 use rustix::io::Errno;
@@ -10,6 +11,7 @@ use super::device::copy_text;
 use super::errno::{minus_one, number, pointer};
 use super::handle::{self, Kind, Owned};
 use crate::device::{Device, limits};
+use crate::net::Port;
 
 /// `IBV_PORT_ACTIVE`'s physical counterpart: link up.
 const PHYS_LINK_UP: u8 = 5;
@@ -219,10 +221,17 @@ pub(super) unsafe extern "C" fn _ibv_query_gid_ex(
     }))
 }
 
-/// The path as the device has it. Peers are found by address alone, so the MAC
-/// address is zero.
-fn address_vector(attr: &ffi::ibv_ah_attr) -> ffi::mlx5_wqe_av {
+/// The path as the device has it. On Ethernet it has the peer's MAC address,
+/// which the kernel would have found.
+fn address_vector(port: &Port, attr: &ffi::ibv_ah_attr) -> ffi::mlx5_wqe_av {
     let grh = &attr.grh;
+    // SAFETY: any bytes are a GID.
+    let rgid = unsafe { grh.dgid.raw };
+    let rmac = if port.is_infiniband() {
+        [0; 6]
+    } else {
+        Port::mac(IpAddr::from(rgid).to_canonical())
+    };
     // Whether there is a global header; then source GID and flow label.
     let routed = u32::from(attr.is_global != 0);
     let flags = routed << 30 | u32::from(grh.sgid_index) << 20 | grh.flow_label & 0x000f_ffff;
@@ -232,8 +241,8 @@ fn address_vector(attr: &ffi::ibv_ah_attr) -> ffi::mlx5_wqe_av {
         tclass: grh.traffic_class,
         hop_limit: grh.hop_limit,
         grh_gid_fl: flags.to_be(),
-        // SAFETY: any bytes are a GID.
-        rgid: unsafe { grh.dgid.raw },
+        rgid,
+        rmac,
         ..Default::default()
     }
 }
@@ -276,7 +285,7 @@ pub(super) unsafe extern "C" fn ibv_create_ah(
             handle: 0,
         });
         let pointer = value.as_ptr();
-        let vector = Owned::new(address_vector(&attr));
+        let vector = Owned::new(address_vector(port, &attr));
         handle::insert(&device, context, Kind::Ah(value, vector, pd.addr()));
         Ok(pointer)
     }))

@@ -7,6 +7,7 @@ use mlx5gda_sys::prm::{
 
 use super::{CmdResult, Reason};
 use crate::device::State;
+use crate::net::Port;
 
 /// Mellanox Technologies' number at the IEEE.
 const VENDOR: u32 = 0x02c9;
@@ -64,12 +65,10 @@ impl State {
         context.set_system_image_guid(guid);
         context.set_port_guid(guid);
         context.set_node_guid(guid);
-        // A locally administered address; peers are found by IP address.
-        let mac = 0x0200_0000_0000 | guid & 0xff_ffff_ffff;
-        context
-            .permanent_address
-            .set_mac_addr_47_32((mac >> 32) as u16);
-        context.permanent_address.set_mac_addr_31_0(mac as u32);
+        let [a, b, c, d, e, f] = Port::mac(self.port.address);
+        let mac = &mut context.permanent_address;
+        mac.set_mac_addr_47_32(u16::from_be_bytes([a, b]));
+        mac.set_mac_addr_31_0(u32::from_be_bytes([c, d, e, f]));
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! CREATE_QP, DESTROY_QP, QUERY_QP.
 
-use mlx5gda_sys::prm::{CreateQpIn, QpState, Qpc, RqType, ServiceType};
+use mlx5gda_sys::prm::{CreateQpIn, Layout, QpState, Qpc, RqType, ServiceType};
 
 use super::cq::page_offset;
 use super::{CmdResult, Reason};
@@ -9,6 +9,7 @@ use crate::device::{ContextId, ObjectId, Qp, QpBuffers, RECEIVE, State, limits};
 impl State {
     pub(super) fn create_qp(&mut self, context: ContextId, command: &CreateQpIn) -> CmdResult<u32> {
         let qpc = &command.qpc;
+        unreserved(qpc)?;
         if qpc.st() != ServiceType::Rc.code() as u8 {
             return Err(Reason::Service);
         }
@@ -104,6 +105,19 @@ impl State {
         qp.reset();
         debug_assert_eq!(qp.state, QpState::Rst);
         Ok(())
+    }
+}
+
+/// Whether all bits that are set have a meaning.
+pub(super) fn unreserved(qpc: &Qpc) -> CmdResult {
+    let paths = [&qpc.primary_address_path, &qpc.secondary_address_path];
+    let strange = paths.iter().find_map(|path| path.reserved_bit());
+    match qpc.reserved_bit().or(strange) {
+        Some(bit) => {
+            tracing::debug!(bit, "reserved bit of a queue pair context or its paths set");
+            Err(Reason::Reserved)
+        }
+        None => Ok(()),
     }
 }
 

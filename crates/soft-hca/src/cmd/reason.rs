@@ -128,6 +128,8 @@ reasons! {
     HopLimit = 0x5f_003e, BadParam, "hop limit 0";
     /// The UDP source port is below those of the capability.
     SourcePort = 0x5f_003f, BadParam, "UDP source port below the capability's";
+    /// The remote MAC address is missing.
+    RemoteMac = 0x5f_0048, BadParam, "remote MAC address is zero";
     /// Only keys with page translation and a length.
     MkeyMode = 0x5f_0040, BadParam, "access mode of the memory key not supported";
     /// Only keys for any queue pair.

@@ -17,6 +17,7 @@ use mlx5gda_sys::prm::{
 };
 
 use super::cap::MIN_SRC_PORT;
+use super::qp::unreserved;
 use super::{CmdResult, Reason, input, output};
 use crate::device::{Qp, State, limits};
 use crate::psn::Psn;
@@ -31,9 +32,9 @@ fn from(qp: &Qp, state: QpState) -> CmdResult {
 }
 
 /// What a transition is asked for beyond its context: the fields in front of
-/// it that have no meaning are 0, and so is every optional parameter that the
+/// it and in it that have no meaning are 0, and so is every optional parameter that the
 /// transition does not take.
-fn frame(bytes: &[u8], mask: u32, taken: u32) -> CmdResult {
+fn frame(bytes: &[u8], qpc: &Qpc, mask: u32, taken: u32) -> CmdResult {
     let header: &InHeader = input(bytes)?;
     if header.op_mod() != 0 {
         return Err(Reason::OpMod);
@@ -43,6 +44,7 @@ fn frame(bytes: &[u8], mask: u32, taken: u32) -> CmdResult {
     if reserved.flatten().any(|byte| *byte != 0) {
         return Err(Reason::Reserved);
     }
+    unreserved(qpc)?;
     if mask & !taken != 0 {
         return Err(Reason::OptParam);
     }
@@ -91,13 +93,13 @@ impl State {
                 let command: &Rst2InitQpIn = input(bytes)?;
                 output::<Rst2InitQpOut>(out)?;
                 // The rights are taken with or without a mask.
-                frame(bytes, command.opt_param_mask(), INIT2INIT)?;
+                frame(bytes, &command.qpc, command.opt_param_mask(), INIT2INIT)?;
                 self.rst2init(command.qpn(), &command.qpc)
             }
             CmdOpcode::Init2InitQp => {
                 let command: &Init2InitQpIn = input(bytes)?;
                 output::<Init2InitQpOut>(out)?;
-                frame(bytes, command.opt_param_mask(), INIT2INIT)?;
+                frame(bytes, &command.qpc, command.opt_param_mask(), INIT2INIT)?;
                 let qp = self.qps.get_mut(&command.qpn()).ok_or(Reason::NoQp)?;
                 from(qp, QpState::Init)?;
                 optional(qp, &command.qpc, command.opt_param_mask());
@@ -106,19 +108,19 @@ impl State {
             CmdOpcode::Init2RtrQp => {
                 let command: &Init2RtrQpIn = input(bytes)?;
                 output::<Init2RtrQpOut>(out)?;
-                frame(bytes, command.opt_param_mask(), INIT2RTR)?;
+                frame(bytes, &command.qpc, command.opt_param_mask(), INIT2RTR)?;
                 self.init2rtr(command.qpn(), &command.qpc, command.opt_param_mask())
             }
             CmdOpcode::Rtr2RtsQp => {
                 let command: &Rtr2RtsQpIn = input(bytes)?;
                 output::<Rtr2RtsQpOut>(out)?;
-                frame(bytes, command.opt_param_mask(), RTR2RTS)?;
+                frame(bytes, &command.qpc, command.opt_param_mask(), RTR2RTS)?;
                 self.rtr2rts(command.qpn(), &command.qpc, command.opt_param_mask())
             }
             CmdOpcode::Rts2RtsQp => {
                 let command: &Rts2RtsQpIn = input(bytes)?;
                 output::<Rts2RtsQpOut>(out)?;
-                frame(bytes, command.opt_param_mask(), RTS2RTS)?;
+                frame(bytes, &command.qpc, command.opt_param_mask(), RTS2RTS)?;
                 let qp = self.qps.get_mut(&command.qpn()).ok_or(Reason::NoQp)?;
                 from(qp, QpState::Rts)?;
                 optional(qp, &command.qpc, command.opt_param_mask());
@@ -164,6 +166,9 @@ impl State {
         }
         if routed && ads.udp_sport() < MIN_SRC_PORT {
             return Err(Reason::SourcePort);
+        }
+        if routed && ads.rmac() == [0; 6] {
+            return Err(Reason::RemoteMac);
         }
         if ads.vhca_port_num() > 1 {
             return Err(Reason::Port);

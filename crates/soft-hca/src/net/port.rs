@@ -73,6 +73,17 @@ impl Port {
         }
     }
 
+    /// The MAC address that an address stands for: one that nobody has sold.
+    /// Peers are found by address alone.
+    pub(crate) const fn mac(address: IpAddr) -> [u8; 6] {
+        let low = match address {
+            IpAddr::V4(address) => address.to_bits() as u64,
+            IpAddr::V6(address) => address.to_bits() as u64,
+        };
+        let [_, _, _, b, c, d, e, f] = low.to_be_bytes();
+        [2, b, c, d, e, f]
+    }
+
     /// The GID of every entry of the table.
     pub(crate) fn gid(&self) -> Ipv6Addr {
         match (&self.link, self.address) {
@@ -226,6 +237,17 @@ mod tests {
         ads.set_src_addr_index(0);
         let grh = port.path(&ads).unwrap().grh.unwrap();
         assert_eq!((grh.src, grh.dst), (port.gid(), "fe80::9".parse().unwrap()));
+    }
+
+    #[test]
+    fn mac_addresses_are_of_one_station_and_local() {
+        for (address, mac) in [
+            ("127.0.0.5", [2, 0, 127, 0, 0, 5]),
+            ("0.0.0.0", [2, 0, 0, 0, 0, 0]),
+            ("fd00::1:2:3", [2, 1, 0, 2, 0, 3]),
+        ] {
+            assert_eq!(Port::mac(address.parse().unwrap()), mac, "{address}");
+        }
     }
 
     #[test]

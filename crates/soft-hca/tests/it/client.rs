@@ -470,6 +470,7 @@ impl Client {
         let ads = &mut qpc.primary_address_path;
         if self.lid == 0 {
             ads.set_rgid_rip(peer.gid);
+            ads.set_rmac([2, 0, 0, 0, 0, 1]);
             ads.set_src_addr_index(1);
             ads.set_udp_sport(0xc123);
             ads.set_hop_limit(64);

@@ -5,6 +5,7 @@ use mlx5gda_sys::prm::{
 };
 use mlx5gda_sys::wqe::Wqe;
 use soft_hca::{Config, Reason};
+use zerocopy::IntoBytes;
 
 use crate::client::{Client, Cq, Pair, Qp};
 
@@ -33,7 +34,7 @@ fn only_fields_that_the_transition_takes_are_changed() {
         assert_eq!(refused, Err(reason.status()), "{reason}");
     }
     let mut dirty = good;
-    zerocopy::IntoBytes::as_mut_bytes(&mut dirty)[13] = 0xff;
+    dirty.as_mut_bytes()[13] = 0xff;
     let refused = pair.a.modify(pair.qp_a.object, dirty);
     assert_eq!(refused, Err(Reason::Reserved.status()));
     assert_eq!(pair.a.modify(pair.qp_a.object, good), Ok(()));
@@ -54,7 +55,17 @@ fn a_path_that_leads_nowhere_is_refused() {
     client.rst2init(&qp).unwrap();
     let mut good = Init2RtrQpIn::new();
     client.fill_rtr(&mut good, &qp, &client.end(&qp, 0, Mtu::Bytes1024));
-    let cases: [Case<Init2RtrQpIn>; 3] = [
+    let cases: [Case<Init2RtrQpIn>; 6] = [
+        (
+            |c| c.qpc.primary_address_path.set_rmac([0; 6]),
+            Reason::RemoteMac,
+        ),
+        // Bits of the context and of the path that have no name.
+        (|c| c.qpc.as_mut_bytes()[2] |= 0x80, Reason::Reserved),
+        (
+            |c| c.qpc.primary_address_path.as_mut_bytes()[1] = 1,
+            Reason::Reserved,
+        ),
         (
             |c| c.qpc.primary_address_path.set_hop_limit(0),
             Reason::HopLimit,
