@@ -170,6 +170,7 @@ impl Group {
             oldest: None,
             collecting: false,
             answers: Vec::new(),
+            looked: Duration::ZERO,
         };
         group.agent = Some(spawn("ep-agent", move || agent.run())?);
         Ok(group)

@@ -270,12 +270,14 @@ fn a_newcomer_warms_up_alone_and_is_counted_from_the_agreed_epoch() {
 fn a_peer_that_speaks_another_version_is_named() {
     let store = MemStore::new();
     // Version 9, then whatever that version means by a card.
-    store.put("ep/card/1/1", &[9, 0, 1, 2, 3], None).unwrap();
+    store
+        .put("ep/all/card/1/1", &[9, 0, 1, 2, 3], None)
+        .unwrap();
     let mut first = open(&config(0, 2, Path::Window), &store);
     let error = first.wait_admitted(PATIENCE).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "record card/1/1 has version 9, this side understands 2"
+        "record all/card/1/1 has version 9, this side understands 3"
     );
 }
 
@@ -293,26 +295,27 @@ fn what_was_tampered_with_is_refused_by_name() {
     }
     // The card of one, put where another's would be.
     drop(groups.pop());
-    let card = store.get("ep/card/0/1").unwrap().unwrap();
-    store.put("ep/card/1/7", &card.value, None).unwrap();
+    let card = store.get("ep/all/card/0/1").unwrap().unwrap();
+    store.put("ep/all/card/1/7", &card.value, None).unwrap();
     let mut outcomes = Vec::new();
     for byte in [1, 2] {
         let store = MemStore::new();
-        store.put("ep/card/1/7", &card.value, None).unwrap();
+        store.put("ep/all/card/1/7", &card.value, None).unwrap();
         let mut first = open(&knows(0, byte), &store);
         outcomes.push(first.wait_admitted(PATIENCE).unwrap_err().to_string());
     }
-    let refused = "record card/1/7 is not to be trusted: its code does not fit key and contents";
+    let refused =
+        "record all/card/1/7 is not to be trusted: its code does not fit key and contents";
     assert_eq!(outcomes, [refused, refused]);
     // A member goes on.
     run_past(&[&groups[0]], Epoch(50));
     assert_eq!(groups[0].superseded(), None);
-    store.delete("ep/card/1/7").unwrap();
+    store.delete("ep/all/card/1/7").unwrap();
     // Who does not know the secret cannot even take a rank.
     let stranger = Group::open(&config(1, 2, Path::Window), REGION, Arc::new(store));
     assert_eq!(
         stranger.unwrap_err().to_string(),
-        "record incarnation/1 is not to be trusted: it carries a code, this side has no secret"
+        "record all/incarnation/1 is not to be trusted: it carries a code, this side has no secret"
     );
 }
 

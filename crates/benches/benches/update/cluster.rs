@@ -1,6 +1,7 @@
 //! All ranks of a group in this process, each with a software NIC of its own.
 
 use crate::counted::{Counted, Messages};
+use crate::threads::{Thread, Threads};
 use ep_transport::store::MemStore;
 use ep_transport::{Fabric, Group, GroupConfig, MemberEvent, Path, Rank};
 use std::sync::Arc;
@@ -8,16 +9,20 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const REGION: u64 = 4096;
+/// Within this time everybody has cleared away what it published.
+const AFTERMATH: Duration = Duration::from_millis(20);
 pub(crate) const LANES: u32 = 2;
 
 struct Member {
     group: Group,
     store: Arc<Counted>,
+    agent: Thread,
 }
 
 pub(crate) struct Cluster {
     store: MemStore,
     members: Vec<Member>,
+    threads: Threads,
 }
 
 /// What one change of the membership took.
@@ -25,6 +30,9 @@ pub(crate) struct Cluster {
 pub(crate) struct Cost {
     /// From when the first one asked to come in until all counted all of them.
     pub(crate) time: Duration,
+    /// How long the agent of each rank ran on a processor, of those that were there
+    /// before (or of all, if none was).
+    pub(crate) agent: Vec<Duration>,
     /// By rank that was there before (or by rank, if none was): commands to the NIC,
     /// and to the queue pairs of ranks that did not change.
     pub(crate) commands: Vec<u64>,
@@ -51,6 +59,7 @@ impl Cluster {
         let mut cluster = Self {
             store: MemStore::new(),
             members: Vec::new(),
+            threads: Threads::default(),
         };
         for rank in (0..ranks).map(Rank) {
             let member = cluster.member(rank, ranks);
@@ -59,12 +68,13 @@ impl Cluster {
         cluster
     }
 
-    fn member(&self, rank: Rank, ranks: u32) -> Member {
+    fn member(&mut self, rank: Rank, ranks: u32) -> Member {
         let store = Arc::new(Counted::new(&self.store));
         let group = Group::open(&config(rank, ranks), REGION, Arc::clone(&store) as Arc<_>);
         Member {
             group: group.unwrap(),
             store,
+            agent: self.threads.newest("ep-agent"),
         }
     }
 
@@ -100,7 +110,10 @@ impl Cluster {
         let of = |cluster: &Self| -> Vec<_> {
             let members = watched.iter().map(|rank| &cluster.members[*rank]);
             members
-                .map(|member| (member.group.snapshot(), member.store.messages()))
+                .map(|member| {
+                    let snapshot = member.group.snapshot();
+                    (snapshot, member.store.messages(), member.agent.ran())
+                })
                 .collect()
         };
         let before = of(self);
@@ -121,17 +134,19 @@ impl Cluster {
             time: begun.elapsed(),
             ..Cost::default()
         };
+        std::thread::sleep(AFTERMATH);
         for event in self.members[0].group.take_events() {
             if let MemberEvent::UpdateDropped { why, .. } = event {
                 cost.dropped.push(why);
             }
         }
-        for ((then, told), (now, tells)) in before.iter().zip(of(self)) {
+        for ((then, told, ran), (now, tells, runs)) in before.iter().zip(of(self)) {
             let pairs = then.queue_pairs.iter().zip(&now.queue_pairs);
             let healthy = pairs.filter(|(then, now)| {
                 then.commands != now.commands && !changed.contains(&now.peer.index())
             });
             cost.healthy.push(healthy.count() as u64);
+            cost.agent.push(runs.saturating_sub(*ran));
             cost.commands.push(now.commands - then.commands);
             cost.messages.push(Messages {
                 sent: tells.sent - told.sent,

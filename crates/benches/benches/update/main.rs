@@ -4,12 +4,15 @@
 //! `one` and `four` have that many ranks replaced; `all` connects every queue pair of
 //! every rank, as a system does that rebuilds everything on each change, with the same
 //! code (making the queue pairs is not counted in). Takes less than three minutes on two
-//! cores, which all ranks share: times are of the whole group, not of one rank.
+//! cores, which all ranks share: `time` is of the whole group. What one rank needs is in
+//! the column `agent`: how long its membership agent ran, commands to the NIC included,
+//! whoever else wanted the processor.
 #![expect(clippy::unwrap_used, reason = "a benchmark ends at the first surprise")]
 #![expect(clippy::print_stdout, reason = "the table is the result")]
 
 mod cluster;
 mod counted;
+mod threads;
 
 use cluster::{Cluster, Cost, LANES};
 use criterion::{AxisScale, BenchmarkId, Criterion, PlotConfiguration, SamplingMode};
@@ -20,6 +23,12 @@ const RANKS: [u32; 6] = [4, 8, 16, 32, 64, 128];
 const LARGEST_SAMPLED: u32 = 32;
 /// Reset, Init, RTR, RTS.
 const COMMANDS_PER_QP: u64 = 4;
+/// Records that a survivor publishes or deletes in one attempt, and records of others that
+/// it is told of: so many however large the group is.
+const MOST_SENT: u64 = 8;
+const MOST_HEARD: u64 = 16;
+/// Characters for a factor of ten.
+const BAR_OF_TEN: f64 = 12.0;
 
 /// What was measured for one size.
 #[derive(Default)]
@@ -86,14 +95,38 @@ fn main() {
     group.finish();
     criterion.final_summary();
     table(&rows);
+    growth(&rows);
+}
+
+/// The costs of one size by what was changed, and how many peers that is.
+fn parts(row: &Row) -> impl Iterator<Item = (&'static str, u64, &[Cost])> {
+    let peers = u64::from(row.ranks - 1);
+    let parts = [
+        ("one", 1, &row.one[..]),
+        ("four", 4, &row.four),
+        ("all", peers, &row.all),
+    ];
+    parts.into_iter().filter(|(.., costs)| !costs.is_empty())
+}
+
+fn milliseconds(costs: &[Cost]) -> f64 {
+    median(costs.iter().map(|cost| cost.time.as_secs_f64() * 1e3))
+}
+
+/// How long the agent of one rank ran, in microseconds.
+fn agent(costs: &[Cost]) -> f64 {
+    let times = costs.iter().flat_map(|cost| &cost.agent);
+    median(times.map(|time| time.as_secs_f64() * 1e6))
 }
 
 fn table(rows: &[Row]) {
     println!(
-        "\n{:>6} {:>9} {:>10} {:>8} {:>20} {:>9} {:>15} {:>8} {:>8}",
+        "\n{:>6} {:>8} {:>10} {:>7} {:>10} {:>7} {:>20} {:>8} {:>14} {:>6} {:>8}",
         "ranks",
         "changed",
         "time",
+        "ratio",
+        "agent",
         "ratio",
         "commands of a rank",
         "healthy",
@@ -102,26 +135,19 @@ fn table(rows: &[Row]) {
         "dropped"
     );
     for row in rows {
-        let all = median(row.all.iter().map(|cost| cost.time.as_secs_f64() * 1e3));
-        let peers = u64::from(row.ranks - 1);
-        for (name, changed, costs) in [
-            ("one", 1, &row.one),
-            ("four", 4, &row.four),
-            ("all", peers, &row.all),
-        ] {
-            if costs.is_empty() {
-                continue;
-            }
-            let time = median(costs.iter().map(|cost| cost.time.as_secs_f64() * 1e3));
+        for (name, changed, costs) in parts(row) {
+            let (time, ran) = (milliseconds(costs), agent(costs));
             let of_ranks = |pick: fn(&Cost) -> Vec<u64>| {
                 median(costs.iter().flat_map(pick).map(|count| count as f64))
             };
             let commands = of_ranks(|cost| cost.commands.clone());
             let pairs = changed * u64::from(LANES);
             println!(
-                "{:>6} {name:>9} {time:>7.1} ms {:>7.1}x {:>20} {:>9} {:>15} {:>8} {:>8.1}",
+                "{:>6} {name:>8} {time:>7.1} ms {:>6.1}x {ran:>7.0} us {:>6.1}x {:>20} {:>8} {:>14} \
+                 {:>6} {:>8.1}",
                 row.ranks,
-                all / time,
+                milliseconds(&row.all) / time,
+                agent(&row.all) / ran,
                 format!("{commands} = {:.1} x {pairs}", commands / pairs as f64),
                 of_ranks(|cost| cost.healthy.clone()),
                 of_ranks(|cost| cost.messages.iter().map(|m| m.sent).collect()),
@@ -130,23 +156,57 @@ fn table(rows: &[Row]) {
                     / costs.len() as f64,
             );
             if let Some(why) = costs.iter().flat_map(|cost| &cost.dropped).next() {
-                println!("{:>16} dropped, for one: {why}", "");
+                println!("{:>15} dropped, for one: {why}", "");
             }
             for cost in costs {
-                let attempts = 1 + cost.dropped.len() as u64;
-                let most = cost.commands.iter().max();
-                assert!(
-                    most.is_none_or(|most| *most <= COMMANDS_PER_QP * pairs * attempts),
-                    "more than {COMMANDS_PER_QP} commands for each queue pair: {cost:?}"
-                );
+                check(name, changed, cost);
             }
         }
     }
     println!(
-        "\nratio: time of `all` to this one. Commands of a rank: in all, and for each of the queue \
-         pairs to ranks that changed\n(a queue pair that is connected for the first time needs no \
-         reset). Healthy: queue pairs to other ranks that saw a command."
+        "\nratio: of `all` to this one. Agent: how long the agent of one rank that was there before \
+         ran. Commands of a rank: in all, and for each\nof the queue pairs to ranks that changed (a \
+         queue pair that is connected for the first time needs no reset). Healthy: queue\npairs to \
+         other ranks that saw a command. Messages: with the store, of one rank."
     );
+}
+
+/// What must be so whatever the number of ranks is.
+fn check(name: &str, changed: u64, cost: &Cost) {
+    let attempts = 1 + cost.dropped.len() as u64;
+    let most = cost.commands.iter().max();
+    assert!(
+        most.is_none_or(|most| *most <= COMMANDS_PER_QP * changed * u64::from(LANES) * attempts),
+        "more than {COMMANDS_PER_QP} commands for each queue pair: {cost:?}"
+    );
+    if name != "all" {
+        // Several that come in may take an attempt each.
+        let attempts = attempts - 1 + changed;
+        for messages in &cost.messages {
+            assert!(
+                messages.sent <= MOST_SENT * attempts && messages.heard <= MOST_HEARD * attempts,
+                "survivors hear of more than what has changed: {cost:?}"
+            );
+        }
+    }
+}
+
+/// Bars whose length is the logarithm of what an agent needs.
+fn growth(rows: &[Row]) {
+    println!("\nagent time of one rank, logarithmic:");
+    for name in ["one", "four", "all"] {
+        for row in rows {
+            for (_, _, costs) in parts(row).filter(|part| part.0 == name) {
+                let ran = agent(costs);
+                let length = (ran.max(1.0).log10() * BAR_OF_TEN) as usize;
+                println!(
+                    "{name:>5} {:>4} {} {ran:.0} us",
+                    row.ranks,
+                    "#".repeat(length)
+                );
+            }
+        }
+    }
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 
 /// How long one wait for changes lasts; bounds how late a time-out is noticed.
 const POLL: Duration = Duration::from_millis(50);
+/// How long after a look for losses another one is worth its while: what is read at the
+/// rendezvous comes in many small parts.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 const STORE_RETRY: Duration = Duration::from_millis(100);
 
 /// The connections, as the agent changes them. The data path uses the same ones.
@@ -53,6 +56,8 @@ pub(crate) struct Agent {
     pub(crate) collecting: bool,
     /// What this rank answered in the present attempt.
     pub(crate) answers: Vec<String>,
+    /// When the agent has last looked whom operations have masked.
+    pub(crate) looked: Duration,
 }
 
 impl Agent {
@@ -100,12 +105,13 @@ impl Agent {
         }
     }
 
-    fn show_connections(&self) {
+    fn show_connections(&mut self) {
+        if !self.protocol.has_moved() {
+            return;
+        }
         let ranks = (0..self.control.capacity()).map(Rank);
         let now: Vec<_> = ranks.map(|rank| self.protocol.connection(rank)).collect();
-        if self.status.lock().connections != now {
-            self.status.update(|status| status.connections = now);
-        }
+        self.status.update(|status| status.connections = now);
     }
 
     /// Returns up to where it has read.
@@ -438,8 +444,12 @@ impl Agent {
 
     /// Tells the protocol whom operations have masked.
     fn look_for_losses(&mut self) {
-        let serving: Vec<Life> = self.protocol.serving().collect();
         let now = self.now();
+        if now < self.looked + BETWEEN_LOOKS {
+            return;
+        }
+        self.looked = now;
+        let serving: Vec<Life> = self.protocol.serving().collect();
         for (rank, incarnation) in serving {
             if !self.control.counts(rank, incarnation) {
                 let event = Event::Unanswered((rank, incarnation));

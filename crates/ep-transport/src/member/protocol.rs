@@ -148,6 +148,10 @@ pub(crate) struct Protocol {
     /// The newest life of each rank, as far as it lives.
     cards: BTreeMap<Rank, Card>,
     connections: BTreeMap<Rank, ConnectionState>,
+    /// One of them is not what it was.
+    moved: bool,
+    /// Something has changed that others may have to be told of.
+    unsaid: bool,
     /// What this rank has told of its own.
     told: Masked,
     /// Whom each rank does not count.
@@ -176,6 +180,8 @@ impl Protocol {
         Self {
             cards: BTreeMap::new(),
             connections: BTreeMap::new(),
+            moved: true,
+            unsaid: false,
             told: Masked {
                 incarnation: setup.incarnation,
                 after: 0,
@@ -223,8 +229,16 @@ impl Protocol {
     /// Takes in what was learned at time `now`.
     pub(crate) fn on(&mut self, event: Event, now: Duration) {
         match event {
-            Event::Card(card) => self.on_card(card),
-            Event::Gone(life) => self.on_gone(life),
+            Event::Card(card) => {
+                self.on_card(card);
+                self.unsaid = true;
+                self.look_who_is_gone();
+            }
+            Event::Gone(life) => {
+                self.on_gone(life);
+                self.unsaid = true;
+                self.look_who_is_gone();
+            }
             Event::Masked(rank, masked) => {
                 self.heed(rank, &masked);
                 if self.masks.insert(rank, masked.clone()) != Some(masked) {
@@ -302,6 +316,7 @@ impl Protocol {
         }
         let times = (now, self.setup.time_out);
         self.attempt = Some(Attempt::new(number, proposal, self.me(), times));
+        self.look_who_is_gone();
     }
 
     /// Whether this rank has to hear what everybody answers to the present proposal, all
@@ -343,6 +358,7 @@ impl Protocol {
                 lives.retain(|life| self.step(life.0, ConnectionEvent::Committed) == Deed::Admit);
                 self.view = attempt.proposal.everybody().collect();
                 self.last_commit = number;
+                self.unsaid = true;
                 self.failing
                     .retain(|life, _| self.view.get(&life.0) != Some(&life.1));
                 if involved {

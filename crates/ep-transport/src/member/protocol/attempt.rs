@@ -38,6 +38,8 @@ pub(super) struct Attempt {
     pub(super) go: bool,
     pub(super) ready: BTreeMap<Rank, Ready>,
     pub(super) failure: Option<String>,
+    /// Somebody who has to take part and does not live.
+    pub(super) gone: Option<Rank>,
     pub(super) decision: Option<Decision>,
 }
 
@@ -71,6 +73,7 @@ impl Attempt {
             go: false,
             ready: BTreeMap::new(),
             failure: None,
+            gone: None,
             decision: None,
         }
     }
@@ -194,12 +197,23 @@ impl Protocol {
         }
     }
 
+    /// To be called when somebody has come or gone, and when an attempt begins.
+    pub(super) fn look_who_is_gone(&mut self) {
+        let gone = self.attempt.as_ref().and_then(|attempt| {
+            let mut everybody = attempt.proposal.everybody();
+            everybody.find(|life| !self.lives(*life))
+        });
+        if let Some(attempt) = &mut self.attempt {
+            attempt.gone = gone.map(|(rank, _)| rank);
+        }
+    }
+
     /// Why the attempt cannot succeed, and whose fault that is.
     fn reason_to_drop(&self, attempt: &Attempt, now: Duration) -> Option<(String, Vec<Rank>)> {
         if let Some(why) = &attempt.failure {
             return Some((why.clone(), vec![self.setup.me]));
         }
-        if let Some((rank, _)) = attempt.proposal.everybody().find(|life| !self.lives(*life)) {
+        if let Some(rank) = attempt.gone {
             return Some((format!("{rank} is gone"), Vec::new()));
         }
         (now >= attempt.deadline).then(|| {

@@ -7,14 +7,24 @@ use crate::member::connection::{ConnectionEvent, ConnectionState, Deed};
 use crate::member::records::{Card, Life, Masked};
 
 impl Protocol {
+    /// Whether any connection has got further or back since this was asked last.
+    pub(crate) fn has_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
     /// How far the connection to `rank` is.
     pub(crate) fn connection(&self, rank: Rank) -> ConnectionState {
         self.connections.get(&rank).copied().unwrap_or_default()
     }
 
     pub(super) fn step(&mut self, rank: Rank, event: ConnectionEvent) -> Deed {
-        let (state, deed) = self.connection(rank).after(event);
-        self.connections.insert(rank, state);
+        let before = self.connection(rank);
+        let (state, deed) = before.after(event);
+        if state != before {
+            self.connections.insert(rank, state);
+            self.moved = true;
+            self.unsaid = true;
+        }
         deed
     }
 
@@ -102,7 +112,10 @@ impl Protocol {
 
     /// What is to be told of them, if that has changed. What was said before a commit
     /// does not count after it.
-    pub(super) fn news_of_masks(&self) -> Option<Masked> {
+    pub(super) fn news_of_masks(&mut self) -> Option<Masked> {
+        if !std::mem::take(&mut self.unsaid) {
+            return None;
+        }
         let (lives, told) = (self.masked(), &self.told);
         // Without a card there is no lease for it to hang on.
         let silent = !self.lives(self.me());

@@ -250,9 +250,8 @@ fn what_a_survivor_is_told_does_not_grow_with_the_group() {
         let mut heard = [0; 3];
         while !world.board.has(Key::Decision(2)) {
             for rank in 0..ranks {
-                if rank < 3 {
-                    let process = world.processes[rank].as_ref().unwrap();
-                    heard[rank] += process.inbox.len();
+                if let Some(heard) = heard.get_mut(rank) {
+                    *heard += world.processes[rank].as_ref().unwrap().inbox.len();
                 }
                 world.turn(rank);
             }
