@@ -6,6 +6,7 @@
 //! bounded, and completions come late. Delays, stuck and broken links and sudden
 //! deaths are there on demand.
 
+pub mod reference;
 mod wire;
 
 use crate::config::Config;
