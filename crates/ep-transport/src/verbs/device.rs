@@ -1,9 +1,11 @@
 //! An open device and the commands sent to it.
 
 use super::VerbsError;
+use super::leftover::{Leftovers, Object};
 use super::nearest::nearest_nic;
 use super::port::Port;
 use crate::config::{GidChoice, Nic};
+use crate::region::Region;
 use mlx5gda_sys::ffi;
 use mlx5gda_sys::prm::{CmdStatus, Layout, Mailbox, OutHeader};
 use mlx5gda_sys::table::FnTable;
@@ -24,6 +26,7 @@ pub(crate) struct Device {
     name: String,
     port: Port,
     commands: AtomicU64,
+    leftovers: Leftovers,
 }
 
 // SAFETY: verbs contexts may be used from any thread (ibv_open_device and the devx
@@ -79,6 +82,7 @@ impl Device {
             name,
             port: Port::default(),
             commands: AtomicU64::new(0),
+            leftovers: Leftovers::default(),
         };
         // From here on an early return closes the context through drop.
         device.port = Port::query(&device, port, gid)?;
@@ -108,6 +112,20 @@ impl Device {
 
     pub(super) fn count_command(&self) {
         self.commands.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Destroys an object, now or when the context is closed; until then its memory stays.
+    ///
+    /// # Safety
+    /// It is alive and of this context, and nobody uses it any more.
+    pub(super) unsafe fn destroy(&self, object: Object, memory: Option<&Arc<Region>>) {
+        // Whether a page was freed is not said: it is not while a queue is left that uses it.
+        let later = matches!(object, Object::Uar(_)) && !self.leftovers.is_empty();
+        // SAFETY: by our contract; the context is open (invariant).
+        if later || !unsafe { object.destroy(&self.table) } {
+            tracing::debug!(device = self.name, ?object, "not destroyed yet");
+            self.leftovers.keep(object, memory.cloned());
+        }
     }
 
     pub(super) fn call_failed(call: &'static str, object: &str) -> VerbsError {
@@ -194,9 +212,20 @@ fn refused<O: Layout>(
 
 impl Drop for Device {
     fn drop(&mut self) {
+        // SAFETY: the context is open (invariant).
+        let (refused, memory) = unsafe { self.leftovers.destroy(&self.table) };
+        if refused > 0 {
+            tracing::warn!(
+                device = self.name,
+                refused,
+                "objects are left to be freed with their context"
+            );
+        }
         // SAFETY: the context is open (invariant) and nothing uses it any more:
         // every object made from it held this device.
         unsafe { (self.table.ibv_close_device)(self.context.as_ptr()) };
+        // Now nothing reaches it.
+        drop(memory);
     }
 }
 
@@ -308,13 +337,6 @@ impl Drop for DevxObject {
     fn drop(&mut self) {
         self.device.count_command();
         // SAFETY: the object lives (invariant) and nothing uses it any more.
-        let status = unsafe { (self.device.table.mlx5dv_devx_obj_destroy)(self.object.as_ptr()) };
-        if status != 0 {
-            tracing::warn!(
-                device = self.device.name,
-                status,
-                "object was not destroyed"
-            );
-        }
+        unsafe { self.device.destroy(Object::Devx(self.object), None) };
     }
 }

@@ -1,10 +1,12 @@
 //! Owners of verbs objects.
 //!
 //! Every object holds what it depends on, so it cannot outlive it, and destroys
-//! itself when dropped. Construction either yields a whole object or nothing.
+//! itself when dropped. Construction either yields a whole object or nothing. What the NIC
+//! refuses to destroy is kept with its memory, and tried again when the context is closed.
 
 mod device;
 mod gpu;
+mod leftover;
 mod nearest;
 mod object;
 mod path;

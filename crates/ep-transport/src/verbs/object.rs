@@ -1,6 +1,7 @@
 //! Protection domain, memory registration, umem, UAR, completion queue.
 
 use super::device::DevxObject;
+use super::leftover::Object;
 use super::ring::{DoorbellRegister, QueuePlaces};
 use super::{Device, VerbsError};
 use crate::region::Region;
@@ -76,14 +77,14 @@ impl ProtectionDomain {
 impl Drop for ProtectionDomain {
     fn drop(&mut self) {
         // SAFETY: the domain is allocated (invariant); what uses it holds it.
-        unsafe { (self.device.table().ibv_dealloc_pd)(self.pd.as_ptr()) };
+        unsafe { self.device.destroy(Object::Domain(self.pd), None) };
     }
 }
 
 /// A region registered for remote writes.
 ///
 /// # Invariants
-/// `mr` is registered until drop, and its memory is there at least as long: `_region` sees
+/// `mr` is registered until drop, and its memory is there at least as long: `region` sees
 /// to it, or whoever registered memory that is not a [`Region`].
 #[derive(Debug)]
 pub(crate) struct MemoryRegion {
@@ -91,7 +92,7 @@ pub(crate) struct MemoryRegion {
     lkey: u32,
     rkey: u32,
     domain: Arc<ProtectionDomain>,
-    _region: Option<Arc<Region>>,
+    region: Option<Arc<Region>>,
 }
 
 // SAFETY: verbs objects may be used from any thread.
@@ -107,7 +108,7 @@ impl MemoryRegion {
         // SAFETY: the range is mapped, and stays so while this object holds the
         // region; all access to it is through raw copies and atomics.
         let mut registered = unsafe { Self::register_at(domain, region.address(), region.len()) }?;
-        registered._region = Some(Arc::clone(region));
+        registered.region = Some(Arc::clone(region));
         Ok(registered)
     }
 
@@ -172,7 +173,7 @@ impl MemoryRegion {
             lkey,
             rkey,
             domain: Arc::clone(domain),
-            _region: None,
+            region: None,
         })
     }
 
@@ -188,7 +189,10 @@ impl MemoryRegion {
 impl Drop for MemoryRegion {
     fn drop(&mut self) {
         // SAFETY: registered until now (invariant).
-        unsafe { (self.domain.device.table().ibv_dereg_mr)(self.mr.as_ptr()) };
+        unsafe {
+            let device = &self.domain.device;
+            device.destroy(Object::MemoryRegion(self.mr), self.region.as_ref());
+        }
     }
 }
 
@@ -255,7 +259,10 @@ impl Umem {
 impl Drop for Umem {
     fn drop(&mut self) {
         // SAFETY: registered until now (invariant); queues in it held it.
-        unsafe { (self.device.table().mlx5dv_devx_umem_dereg)(self.umem.as_ptr()) };
+        unsafe {
+            let memory = Some(&self.memory);
+            self.device.destroy(Object::Umem(self.umem), memory);
+        }
     }
 }
 
@@ -311,7 +318,7 @@ impl Drop for Uar {
     fn drop(&mut self) {
         self.device.count_command();
         // SAFETY: allocated until now (invariant).
-        unsafe { (self.device.table().mlx5dv_devx_free_uar)(self.uar.as_ptr()) };
+        unsafe { self.device.destroy(Object::Uar(self.uar), None) };
     }
 }
 
