@@ -62,12 +62,12 @@ pub enum CudaError {
         /// The memory's size.
         bytes: u64,
     },
-    /// No window for this rank.
-    #[error("there is no window for {rank}: the capacity is {capacity}")]
-    NoSuchWindow {
+    /// No window and no row for this rank.
+    #[error("there is no {rank}: the capacity is {capacity}")]
+    NoSuchRank {
         /// The rank asked for.
         rank: Rank,
-        /// How many windows there are.
+        /// How many ranks there can be.
         capacity: u32,
     },
     /// A window and the memory that is to be seen through it differ.
@@ -79,6 +79,26 @@ pub enum CudaError {
         theirs: u64,
         /// Bytes of the window.
         ours: u64,
+    },
+    /// The table has no room for so many.
+    #[error("a capacity of {capacity} is beyond the {limit} ranks of a GPU's table")]
+    TooManyRanks {
+        /// Ranks asked for.
+        capacity: u32,
+        /// Ranks that there can be.
+        limit: u32,
+    },
+    /// A rank that takes part cannot be admitted.
+    #[error("{rank} takes part: it has to be masked before it can be admitted")]
+    NotMasked {
+        /// The rank.
+        rank: Rank,
+    },
+    /// Operations came before every change that was tried.
+    #[error("a change to the table was not possible in {tries} tries")]
+    NeverQuiet {
+        /// How often.
+        tries: u32,
     },
     /// The GPU did not answer.
     #[error("a copy of {bytes} bytes was not done after {limit:?}")]

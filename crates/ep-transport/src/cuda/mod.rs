@@ -8,15 +8,20 @@
 //! their results taken as numbers; the structs and the way in which the library is found
 //! are those of `cudarc`, so that both use the same one.
 
+pub mod control;
 mod copies;
 pub mod device;
 pub mod driver;
 mod error;
 pub mod memory;
+pub mod table;
 pub mod windows;
+pub mod words;
 
+pub use control::{DeviceControl, Settings};
 pub use device::{Device, Scope, Uuid};
 pub use driver::Driver;
 pub use error::CudaError;
 pub use memory::{DeviceMemory, DeviceRegion};
 pub use windows::Windows;
+pub use words::Words;

@@ -112,7 +112,7 @@ impl Windows {
     pub fn address(&self, rank: Rank) -> Result<u64, CudaError> {
         let capacity = self.capacity();
         if rank.0 >= capacity {
-            return Err(CudaError::NoSuchWindow { rank, capacity });
+            return Err(CudaError::NoSuchRank { rank, capacity });
         }
         Ok(self.base + u64::from(rank.0) * self.extent.bytes)
     }
@@ -231,7 +231,7 @@ impl Windows {
         let at = self.base + u64::from(rank.0) * self.extent.bytes;
         let capacity = views.len() as u32;
         let view = views.get(rank.index()).copied();
-        match view.ok_or(CudaError::NoSuchWindow { rank, capacity })? {
+        match view.ok_or(CudaError::NoSuchRank { rank, capacity })? {
             View::Memory => self.unmap(at, self.extent.bytes)?,
             View::Sink { pieces } => {
                 for piece in (0..pieces).rev() {
