@@ -23,6 +23,11 @@ pub(crate) fn cards(prefix: &str, rank: Rank) -> String {
     format!("{prefix}all/card/{}/", rank.0)
 }
 
+/// Where a life says, before it has a card, that it means to come in.
+pub(crate) fn coming(prefix: &str, (rank, incarnation): Life) -> String {
+    format!("{prefix}all/coming/{}/{}", rank.0, incarnation.0)
+}
+
 /// Where the number of the newest life of a rank is.
 pub(crate) fn incarnation(prefix: &str, rank: Rank) -> String {
     format!("{prefix}all/incarnation/{}", rank.0)

@@ -1,4 +1,5 @@
-//! This rank's sign of life at the rendezvous: a lease, and the card that hangs on it.
+//! This rank's sign of life at the rendezvous: a lease, and what hangs on it: at first that
+//! this rank is coming, then its card.
 
 use super::keys;
 use super::records::{Card, Records};
@@ -41,6 +42,8 @@ impl Presence {
         events: Sender<MemberEvent>,
     ) -> Result<Self, Error> {
         let lease = store.grant(ttl)?;
+        let coming = keys::coming(prefix, (me, incarnation));
+        store.put(&coming, &records.encode(&coming, &())?, Some(lease))?;
         Ok(Self {
             me,
             incarnation,

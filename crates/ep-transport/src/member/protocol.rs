@@ -52,6 +52,12 @@ const MOST_DOUBLINGS: u32 = 7;
 /// time the next one would.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// How long a newcomer waits for others that are coming, each time another one has come:
+/// ranks that are started together come in together.
+const GATHER: Duration = Duration::from_millis(50);
+/// For so long at most.
+const MOST_GATHER: Duration = Duration::from_millis(250);
+
 /// What does not change during a life.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Setup {
@@ -71,6 +77,8 @@ pub(crate) enum Event {
     Card(Card),
     /// A life's card is gone.
     Gone(Life),
+    /// A life is getting ready, and will have a card; or it is gone.
+    Coming(Life, bool),
     /// Whom a rank does not count any more.
     Masked(Rank, Masked),
     /// The data path does not count this life any more.
@@ -147,6 +155,12 @@ pub(crate) struct Protocol {
     setup: Setup,
     /// The newest life of each rank, as far as it lives.
     cards: BTreeMap<Rank, Card>,
+    /// Who is getting ready, or was, if there is a card by now.
+    coming: BTreeSet<Life>,
+    /// When the newest of the cards appeared.
+    newest_card: Duration,
+    /// Since when this rank holds its proposal back for others, and until when.
+    gathering: Option<(Duration, Duration)>,
     connections: BTreeMap<Rank, ConnectionState>,
     /// One of them is not what it was.
     moved: bool,
@@ -179,6 +193,9 @@ impl Protocol {
     pub(crate) fn new(setup: Setup) -> Self {
         Self {
             cards: BTreeMap::new(),
+            coming: BTreeSet::new(),
+            newest_card: Duration::ZERO,
+            gathering: None,
             connections: BTreeMap::new(),
             moved: true,
             unsaid: false,
@@ -230,6 +247,9 @@ impl Protocol {
     pub(crate) fn on(&mut self, event: Event, now: Duration) {
         match event {
             Event::Card(card) => {
+                if !self.lives((card.rank, card.incarnation)) {
+                    self.newest_card = now;
+                }
                 self.on_card(card);
                 self.unsaid = true;
                 self.look_who_is_gone();
@@ -238,6 +258,12 @@ impl Protocol {
                 self.on_gone(life);
                 self.unsaid = true;
                 self.look_who_is_gone();
+            }
+            Event::Coming(life, true) => {
+                self.coming.insert(life);
+            }
+            Event::Coming(life, false) => {
+                self.coming.remove(&life);
             }
             Event::Masked(rank, masked) => {
                 self.heed(rank, &masked);
@@ -466,10 +492,36 @@ impl Protocol {
                 if self.deserted.is_some() && !complete && patient {
                     return None;
                 }
+                if self.waits_for_others(now) {
+                    return None;
+                }
             }
         }
         self.proposed = number;
         Some(Action::Propose(number, proposal))
+    }
+
+    fn waits_for_others(&mut self, now: Duration) -> bool {
+        let has_card = |(rank, incarnation): &Life| {
+            let card = self.cards.get(rank);
+            card.is_some_and(|card| card.incarnation >= *incarnation)
+        };
+        if self.coming.iter().all(has_card) {
+            self.gathering = None;
+            return false;
+        }
+        let since = self.gathering.map_or(now, |(since, _)| since);
+        let until = (self.newest_card + GATHER).min(since + MOST_GATHER);
+        self.gathering = Some((since, until));
+        now < until
+    }
+
+    /// For how long nothing new need be learned before this rank proposes.
+    pub(crate) fn holds_back(&self, now: Duration) -> Duration {
+        match self.gathering {
+            Some((_, until)) if now < until && self.attempt.is_none() => until - now,
+            _ => Duration::MAX,
+        }
     }
 }
 

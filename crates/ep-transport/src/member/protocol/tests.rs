@@ -243,6 +243,55 @@ fn with_a_newcomer(ranks: usize) -> World {
     world
 }
 
+/// Two members, and two that are started together: the second has no card yet.
+fn with_two_coming() -> World {
+    let mut world = World::new(4);
+    world.settle();
+    (2..4).for_each(|i| world.step(&Step::Kill(i)));
+    world.settle();
+    for life in [(Rank(2), Incarnation(2)), (Rank(3), Incarnation(2))] {
+        world.board.publish(Event::Coming(life, true));
+    }
+    world.step(&Step::Start(2));
+    (0..3).for_each(|i| {
+        world.turn(i);
+    });
+    assert!(!world.board.has(Key::Proposal(2)));
+    world
+}
+
+#[test]
+fn newcomers_that_are_started_together_come_in_together() {
+    let mut world = with_two_coming();
+    world.now += GATHER / 2;
+    world.step(&Step::Start(3));
+    while world.board.decision(2).is_none() {
+        (0..4).for_each(|i| {
+            world.turn(i);
+        });
+    }
+    let (_, from, proposal) = world.board.commits().last().unwrap();
+    assert_eq!(proposal.joining.len(), 2, "{proposal:?} at {from}");
+}
+
+#[test]
+fn a_newcomer_does_not_wait_long_for_one_that_does_not_come() {
+    let mut world = with_two_coming();
+    let now = world.now;
+    let process = world.processes[2].as_ref().unwrap();
+    assert_eq!(process.protocol.holds_back(now), GATHER);
+    world.now += GATHER;
+    world.turn(2);
+    assert!(world.board.has(Key::Proposal(2)));
+    // One that is gone is not waited for at all.
+    let mut world = with_two_coming();
+    let life = (Rank(3), Incarnation(2));
+    world.board.publish(Event::Coming(life, false));
+    world.step(&Step::Read(2));
+    world.turn(2);
+    assert!(world.board.has(Key::Proposal(2)));
+}
+
 #[test]
 fn what_a_survivor_is_told_does_not_grow_with_the_group() {
     let [few, many] = [3, 24].map(|ranks| {

@@ -29,6 +29,7 @@ fn card(rank: Rank, incarnation: Incarnation) -> Card {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Key {
     Card(Life),
+    Coming(Life),
     Masked(Rank),
     Proposal(u64),
     Offers(u64, Rank),
@@ -42,6 +43,7 @@ fn key(event: &Event) -> Option<Key> {
     Some(match event {
         Event::Card(card) => Key::Card((card.rank, card.incarnation)),
         Event::Gone(life) => Key::Card(*life),
+        Event::Coming(life, _) => Key::Coming(*life),
         Event::Masked(rank, _) => Key::Masked(*rank),
         Event::Proposal(n, _) => Key::Proposal(*n),
         Event::Offers(n, rank, _) => Key::Offers(*n, *rank),
@@ -103,7 +105,7 @@ impl Board {
         })
     }
 
-    fn publish(&mut self, event: Event) {
+    pub(super) fn publish(&mut self, event: Event) {
         let Some(key) = key(&event) else { return };
         match &event {
             Event::Gone((rank, _)) => {
