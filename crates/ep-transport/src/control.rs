@@ -14,6 +14,7 @@
 //!   and the data path takes it from there between two rounds. Until then it runs
 //!   alone, whatever the rows say, since its epochs are not those of the others.
 
+use crate::error::Error;
 use crate::ids::{Epoch, Incarnation, Rank, RankSet};
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
@@ -312,6 +313,67 @@ impl Control {
             std::thread::sleep(Duration::from_micros(50));
         }
         true
+    }
+}
+
+/// What the membership agent needs of the table, wherever it is. Each method is described
+/// at [`Control`]; memory of a device may fail.
+pub(crate) trait Admission: Send + Sync {
+    fn capacity(&self) -> u32;
+    fn counts(&self, rank: Rank, incarnation: Incarnation) -> Result<bool, Error>;
+    fn mask_now(&self, rank: Rank) -> Result<(), Error>;
+    fn quiesce(&self, limit: Duration) -> Result<bool, Error>;
+    fn promise(&self, ahead: u64) -> Result<Epoch, Error>;
+    fn unshared(&self) -> Result<Epoch, Error>;
+    /// Admits these ranks, or, if it is this rank's `own` admission, has it go on among
+    /// them at that epoch; and ends the promise. Returns the epoch that it came to be.
+    fn admit(&self, ranks: &[(Rank, Incarnation)], from: Epoch, own: bool) -> Result<Epoch, Error>;
+    fn release(&self) -> Result<(), Error>;
+}
+
+impl Admission for Control {
+    fn capacity(&self) -> u32 {
+        self.capacity()
+    }
+
+    fn counts(&self, rank: Rank, incarnation: Incarnation) -> Result<bool, Error> {
+        Ok(self.counts(rank, incarnation))
+    }
+
+    fn mask_now(&self, rank: Rank) -> Result<(), Error> {
+        self.mask_now(rank);
+        Ok(())
+    }
+
+    fn quiesce(&self, limit: Duration) -> Result<bool, Error> {
+        Ok(self.quiesce(limit))
+    }
+
+    fn promise(&self, ahead: u64) -> Result<Epoch, Error> {
+        Ok(self.promise(ahead))
+    }
+
+    fn unshared(&self) -> Result<Epoch, Error> {
+        Ok(self.unshared())
+    }
+
+    fn admit(&self, ranks: &[(Rank, Incarnation)], from: Epoch, own: bool) -> Result<Epoch, Error> {
+        if own {
+            self.detach();
+        }
+        for (rank, incarnation) in ranks {
+            self.admit(*rank, *incarnation, from);
+        }
+        if own {
+            self.resume_at(from);
+        }
+        self.release();
+        Ok(from)
+    }
+
+    fn release(&self) -> Result<(), Error> {
+        self.release();
+        Ok(())
     }
 }
 

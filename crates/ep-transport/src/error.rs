@@ -110,6 +110,16 @@ pub enum Error {
         /// Who had not finished.
         pending: String,
     },
+    /// Writes to peers that count were not acknowledged before this rank left.
+    #[error("{rank} left within {limit:?}, and what it last wrote to {pending} may be lost")]
+    NotDelivered {
+        /// This rank.
+        rank: Rank,
+        /// How long was waited.
+        limit: Duration,
+        /// To whom.
+        pending: String,
+    },
     /// Another process has taken this rank.
     #[error("{rank} was taken over by {by}")]
     Superseded {

@@ -5,7 +5,6 @@
 //! lets its holder write for as long as it likes: unlike a remote key it cannot be
 //! taken back from a life that is over.
 
-use crate::error::Chain;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
@@ -18,10 +17,13 @@ use std::mem::MaybeUninit;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::config::GroupConfig;
+use crate::error::{Chain, Error};
+use crate::ids::Rank;
 use crate::region::Region;
 
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -113,6 +115,29 @@ fn hand_out(mut stream: &UnixStream, region: &Region) -> io::Result<()> {
         SendFlags::empty(),
     )?;
     Ok(())
+}
+
+/// Serves this rank's region, under a name that is unique on this host, whatever else runs
+/// there and in this process.
+pub(crate) fn serve(config: &GroupConfig, region: &Arc<Region>) -> Result<WindowServer, Error> {
+    static SERVED: AtomicU64 = AtomicU64::new(0);
+    let name = format!(
+        "ep-window-{}-{}-{}-{}",
+        config.group,
+        config.rank.0,
+        std::process::id(),
+        SERVED.fetch_add(1, Ordering::Relaxed)
+    );
+    WindowServer::start(name, Arc::clone(region)).map_err(failed(config.rank, "socket"))
+}
+
+/// What could not be done for the window of `rank`.
+pub(crate) fn failed(rank: Rank, what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Window {
+        rank,
+        what: what.into(),
+        source,
+    }
 }
 
 /// Gets the descriptor that is served under `name`.

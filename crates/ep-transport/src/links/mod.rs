@@ -172,6 +172,15 @@ impl Links {
         })
     }
 
+    /// Hands all that was posted for a peer to the NIC; whether all of it has completed.
+    pub(crate) fn flush(&self, peer: Rank) -> Result<bool, PeerFault> {
+        self.with(peer, 0, |link| match link {
+            Link::Rdma(link) => link.flush(),
+            // Stores are there as soon as they are made.
+            Link::Own | Link::Window(_) => Ok(true),
+        })
+    }
+
     pub(crate) fn reusable(&self, peer: Rank, half: Half) -> Result<bool, PeerFault> {
         self.with(peer, 0, |link| match link {
             Link::Rdma(link) => link.reusable(half),

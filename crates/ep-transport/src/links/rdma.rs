@@ -170,6 +170,21 @@ struct Lane {
     psn: u32,
 }
 
+impl Lane {
+    /// The place up to which everything has completed.
+    fn completed(&mut self, peer: Rank, lane: u32) -> Result<u64, PeerFault> {
+        let polled = self.queue.poll();
+        polled
+            .map_err(|source| PeerFault::Range { peer, source })?
+            .map_err(|error| PeerFault::Completion {
+                peer,
+                lane,
+                qpn: self.pair.number(),
+                what: error.to_string(),
+            })
+    }
+}
+
 /// The queue pairs to one peer.
 #[derive(Debug)]
 pub(super) struct RdmaLink {
@@ -392,20 +407,27 @@ impl RdmaLink {
             .zip(0..)
             .zip(&self.marks[half.index()])
         {
-            let polled = lane.queue.poll().map_err(|source| PeerFault::Range {
-                peer: self.peer,
-                source,
-            })?;
-            match polled {
-                Ok(completed) => done &= completed >= *mark,
-                Err(error) => {
-                    return Err(PeerFault::Completion {
-                        peer: self.peer,
-                        lane: index,
-                        qpn: lane.pair.number(),
-                        what: error.to_string(),
-                    });
-                }
+            done &= lane.completed(self.peer, index)? >= *mark;
+        }
+        Ok(done)
+    }
+
+    /// Hands all that was posted to the NIC; whether all of it has completed.
+    pub(super) fn flush(&mut self) -> Result<bool, PeerFault> {
+        let mut done = true;
+        for index in 0..self.lanes.len() as u32 {
+            let mut end = u64::MAX;
+            let rung = self.post(index, |queue| {
+                end = queue.ring()?;
+                Ok(())
+            });
+            match rung {
+                // There is room when something has completed.
+                Ok(()) | Err(PeerFault::QueueFull { .. }) => {}
+                Err(fault) => return Err(fault),
+            }
+            if let Some(lane) = self.lanes.get_mut(index as usize) {
+                done &= lane.completed(self.peer, index)? >= end;
             }
         }
         Ok(done)
