@@ -1,11 +1,12 @@
 //! Every operation between two devices, one datagram at a time, and a line for each datagram.
 //!
-//! `exchange LOG` writes the lines to the file LOG, in the order in which each device sent them:
+//! `exchange LOG [ADDRESS ADDRESS]` writes the lines to the file LOG, in the order in which each device sent them:
 //! the fields of the event that `soft_hca::packets` tells, as `name=value`. `cargo xtask
 //! pcap-check` captures it on loopback and holds one against the other.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a check may end here")]
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -39,14 +40,15 @@ struct Ends {
 }
 
 impl Ends {
-    fn new(mtu: Mtu, psn: u32) -> Self {
-        let config = Config {
+    fn new(mtu: Mtu, psn: u32, addresses: &[IpAddr]) -> Self {
+        let config = |index| Config {
             // The system would hand the capture many datagrams in one piece.
             batching: false,
+            addresses: addresses.get(index).copied().into_iter().collect(),
             ..Config::default()
         };
-        let mut a = Client::new(config.clone());
-        let mut b = Client::new(config);
+        let mut a = Client::new(config(0));
+        let mut b = Client::new(config(1));
         let cq_a = a.cq(4, false);
         let cq_b = b.cq(4, false);
         let qp_a = a.qp(&cq_a, 4);
@@ -219,6 +221,10 @@ fn main() {
         panic!("exchange LOG: which file?");
     });
     let log = File::create(path).unwrap();
+    let addresses: Vec<IpAddr> = std::env::args()
+        .skip(2)
+        .map(|address| address.parse().unwrap())
+        .collect();
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new("soft_hca::packets=trace"))
         .without_time()
@@ -229,7 +235,7 @@ fn main() {
         .init();
     // The second numbers packets beyond the end of the 24 bits.
     for (mtu, psn) in [(Mtu::Bytes1024, 100), (Mtu::Bytes4096, 0x00ff_fff0)] {
-        let mut ends = Ends::new(mtu, psn);
+        let mut ends = Ends::new(mtu, psn, &addresses);
         for len in [0, 1, 1024, 4097, 20_003] {
             ends.write(len, None);
             ends.write(len, Some(0xa1b2_c3d4));

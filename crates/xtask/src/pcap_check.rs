@@ -1,9 +1,12 @@
 //! `cargo xtask pcap-check`: what the software NIC sends, as Wireshark's dissector reads it.
 //!
-//! Two devices exchange every operation over loopback while `dumpcap` captures. `tshark` then has
-//! to decode every packet as RoCE v2, and find in it what the sending device wrote down: every
-//! header field, in the same order. The invariant CRC, which `tshark` shows and does not check, is
-//! computed anew from the captured frame.
+//! Two devices exchange every operation over loopback while `dumpcap` captures, over IPv4, and over
+//! IPv6 in a network of its own. `tshark` then has to decode every packet as RoCE v2, and find in it
+//! what the sending device wrote down: every header field, in the same order. The invariant CRC,
+//! which `tshark` shows and does not check, is computed anew from the captured frame.
+//!
+//! Masked atomics and packets of InfiniBand ports are not in it: the opcodes of the former, and how
+//! the latter are carried over UDP, are the software NIC's own, which no dissector knows.
 
 mod capture;
 mod compare;
@@ -11,23 +14,32 @@ mod frames;
 mod tools;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::cargo::build_example;
-use crate::deadline::output_within;
+use crate::deadline::{output_within, wait_within};
+use crate::supervised;
 use compare::{Account, NAMES};
 
 /// How long the exchange may take.
 const RUN: Duration = Duration::from_secs(120);
+/// How long all of it may take over IPv6, the example being there.
+const WHOLE: Duration = Duration::from_secs(400);
+/// Addresses of the devices over IPv6. Loopback has one only, where nobody adds more.
+const IPV6: [&str; 2] = ["fd00:4791::1", "fd00:4791::2"];
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
     /// Keep the capture and both readings of it in this directory
     #[arg(long)]
     keep: Option<std::path::PathBuf>,
+    /// Over IPv6, in a network of one's own: what this verb starts itself with
+    #[arg(long, hide = true)]
+    ipv6: bool,
 }
 
 /// What keeps this check from being made here without installing anything.
@@ -45,14 +57,51 @@ pub(crate) fn missing() -> Option<String> {
 /// A tool is missing and cannot be installed, capturing is not allowed, or the exchange fails.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     tools::ensure_present()?;
-    let example = build_example("soft-hca", "exchange", &[])?;
     let temporary = tempfile::tempdir().context("cannot make a temporary directory")?;
     let dir = args.keep.as_deref().unwrap_or(temporary.path());
+    if args.ipv6 {
+        ip(&["link", "set", "lo", "up"])?;
+        for address in IPV6 {
+            ip(&["-6", "addr", "add", address, "dev", "lo", "nodad"])?;
+        }
+        println!("over IPv6");
+        return exchange(&dir.join("ipv6"), &IPV6);
+    }
+    println!("over IPv4");
+    let good = exchange(&dir.join("ipv4"), &[])?;
+    Ok(in_namespace(args)? && good)
+}
+
+/// Runs this verb again, over IPv6, in a network that ends with it.
+fn in_namespace(args: &Args) -> Result<bool> {
+    let mut command = supervised::command(Path::new("unshare"));
+    command
+        .arg("--net")
+        .arg(std::env::current_exe().context("which program are we?")?)
+        .args(["pcap-check", "--ipv6"]);
+    if let Some(dir) = &args.keep {
+        command.arg("--keep").arg(dir);
+    }
+    let mut child = command.spawn().context("cannot run unshare")?;
+    let status = wait_within(&mut child, WHOLE).context("the exchange over IPv6")?;
+    Ok(status.success())
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    let output = output_within(Command::new("ip").args(arguments), RUN)?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ip: {}", complaint.trim());
+    Ok(())
+}
+
+/// Captures an exchange between devices on these addresses, or on two of IPv4's, and compares.
+fn exchange(dir: &Path, addresses: &[&str]) -> Result<bool> {
+    let example = build_example("soft-hca", "exchange", &[])?;
     std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     let (pcap, log) = (dir.join("run.pcap"), dir.join("run.log"));
 
     let capture = capture::start(&pcap)?;
-    let output = output_within(Command::new(example).arg(&log), RUN)?;
+    let output = output_within(Command::new(example).arg(&log).args(addresses), RUN)?;
     let complaint = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "the exchange failed: {complaint}");
     let logged = std::fs::read_to_string(&log).context("what the devices wrote down")?;

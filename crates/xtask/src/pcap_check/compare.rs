@@ -1,16 +1,18 @@
 //! What the devices wrote down against what the dissector read.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::frames::invariant_crcs;
 
 /// Names of our fields, and the dissector's for the same.
-pub(super) const FIELDS: [(&str, &str); 21] = [
+pub(super) const FIELDS: [(&str, &str); 23] = [
     ("malformed", "_ws.malformed"),
     ("complaint", "_ws.expert.message"),
     ("src", "ip.src"),
     ("dst", "ip.dst"),
+    ("src6", "ipv6.src"),
+    ("dst6", "ipv6.dst"),
     ("src_port", "udp.srcport"),
     ("udp", "udp.length"),
     ("opcode", "infiniband.bth.opcode"),
@@ -216,6 +218,12 @@ fn dissected_fields(row: &str) -> Result<Fields<'static>, String> {
         };
         match (name, value) {
             ("malformed" | "complaint", _) => return Err(format!("tshark says {text:?}")),
+            ("src6", Some(value)) => {
+                fields.insert("src", value);
+            }
+            ("dst6", Some(value)) => {
+                fields.insert("dst", value);
+            }
             (_, Some(value)) => {
                 fields.insert(name, value);
             }
@@ -228,7 +236,7 @@ fn dissected_fields(row: &str) -> Result<Fields<'static>, String> {
     Ok(fields)
 }
 
-/// Decimal, hexadecimal with a prefix, a truth value, or an IPv4 address.
+/// Decimal, hexadecimal with a prefix, a truth value, or an address; the low half of one of IPv6.
 fn number(text: &str) -> Option<u64> {
     if let Some(digits) = text.strip_prefix("0x") {
         return u64::from_str_radix(digits, 16).ok();
@@ -236,9 +244,9 @@ fn number(text: &str) -> Option<u64> {
     match text {
         "True" => Some(1),
         "False" => Some(0),
-        _ => text.parse().ok().or_else(|| {
-            let address: Ipv4Addr = text.parse().ok()?;
-            Some(u64::from(address.to_bits()))
+        _ => text.parse().ok().or_else(|| match text.parse().ok()? {
+            IpAddr::V4(address) => Some(u64::from(address.to_bits())),
+            IpAddr::V6(address) => Some(address.to_bits() as u64),
         }),
     }
 }

@@ -43,16 +43,31 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*word))
 }
 
-/// The invariant CRC that this IPv4 packet ought to end with, and the one that it ends with, both
+/// What a router may change in a header of IPv4: type of service, time to live, checksum.
+const IPV4: [usize; 4] = [1, 8, 10, 11];
+/// And of IPv6: traffic class, flow label, hop limit.
+const IPV6: [usize; 5] = [0, 1, 2, 3, 7];
+
+/// The invariant CRC that this IP packet ought to end with, and the one that it ends with, both
 /// as the bytes on the wire read as a big-endian number (RoCE v2, annex A17.3.3).
 pub(super) fn invariant_crcs(packet: &[u8]) -> Option<(u32, u32)> {
     let (body, found) = packet.split_last_chunk::<4>()?;
-    let header = usize::from(body.first()? & 0x0f) * 4;
+    let first = *body.first()?;
+    let (header, variant) = if first >> 4 == 6 {
+        (40, &IPV6[..])
+    } else {
+        (usize::from(first & 0x0f) * 4, &IPV4[..])
+    };
     let mut masked = [&[0xff; 8], body].concat();
     let (ip, udp) = (8, 8 + header);
-    // Type of service, time to live, checksums, and the congestion bits of the transport header.
-    for at in [ip + 1, ip + 8, ip + 10, ip + 11, udp + 6, udp + 7, udp + 12] {
+    // And of what is behind it: the checksum, the congestion bits of the transport header.
+    let behind = [6, 7, 12].into_iter().map(|at| udp + at);
+    for at in variant.iter().map(|at| ip + at).chain(behind) {
         *masked.get_mut(at)? = 0xff;
+    }
+    if let (6, Some(byte)) = (first >> 4, masked.get_mut(ip)) {
+        // The version stays.
+        *byte = 0x6f;
     }
     let mut register = u32::MAX;
     for byte in masked {

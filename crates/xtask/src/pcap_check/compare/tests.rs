@@ -41,6 +41,21 @@ fn equal_packets_do_not_differ() {
 }
 
 #[test]
+fn addresses_of_either_family_are_compared() {
+    let line = LINE.replace("127.0.0.", "fd00::");
+    let over_ipv6 = |name: &str, dst| match name {
+        "src" | "dst" => Some(""),
+        "src6" => Some("fd00::2"),
+        "dst6" => Some(dst),
+        _ => None,
+    };
+    let right = row(|name| over_ipv6(name, "fd00::3"));
+    assert_eq!(differences(&[&line], &[right]), [""; 0]);
+    let wrong = row(|name| over_ipv6(name, "fd00::4"));
+    assert_eq!(differences(&[&line], &[wrong]).len(), 1);
+}
+
+#[test]
 fn a_changed_field_is_named() {
     let changed = row(|name| (name == "psn").then_some("8"));
     let found = differences(&[LINE], &[changed]);
