@@ -234,7 +234,13 @@ static void control_path(void)
 	struct ibv_device_attr_ex device;
 	struct ibv_gid_entry gids[8];
 	struct ibv_async_event event;
+	struct mlx5dv_context direct;
+	struct mlx5dv_devx_umem_in wanted = {};
+	struct mlx5dv_devx_umem *umem;
+	struct ibv_ah_attr path = {};
 	struct ibv_mr *mr;
+	uint8_t mac[6];
+	uint16_t vid;
 	__be16 pkey;
 	int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_RELAXED_ORDERING;
 
@@ -255,6 +261,21 @@ static void control_path(void)
 	CHECK("memory at another address", mr && !ibv_dereg_mr(mr));
 	mr = ibv_reg_mr(a.pd, a.data, 4096, access);
 	CHECK("memory with an optional flag", mr && !ibv_dereg_mr(mr));
+	memset(&direct, 0xff, sizeof(direct));
+	CHECK("what mlx5 devices have", !mlx5dv_query_device(a.context, &direct) &&
+	      direct.version == 0 && direct.flags == MLX5DV_CONTEXT_FLAGS_CQE_V1 &&
+	      direct.comp_mask == 0);
+	wanted.addr = a.data;
+	wanted.size = 4096;
+	wanted.pgsz_bitmap = 4096;
+	umem = mlx5dv_devx_umem_reg_ex(a.context, &wanted);
+	CHECK("memory for queues with a choice of pages", umem && !mlx5dv_devx_umem_dereg(umem));
+	wanted.pgsz_bitmap = 0;
+	CHECK("not without any", !mlx5dv_devx_umem_reg_ex(a.context, &wanted) && errno == EINVAL);
+	path.grh.dgid = b.gid;
+	CHECK("the MAC address behind a GID",
+	      !ibv_resolve_eth_l2_from_gid(a.context, &path, mac, &vid) &&
+	      !(mac[0] & 1) && vid == 0xffff);
 	CHECK("names of values", !strcmp(ibv_port_state_str(IBV_PORT_ACTIVE), "PORT_ACTIVE") &&
 	      strlen(ibv_wc_status_str(IBV_WC_GENERAL_ERR)) &&
 	      strlen(ibv_node_type_str(a.context->device->node_type)) &&

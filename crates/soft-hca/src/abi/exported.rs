@@ -7,10 +7,10 @@ use mlx5gda_sys::ffi;
 use rustix::io::Errno;
 
 use super::device::device;
-use super::errno::{minus_one, set};
+use super::errno::{minus_one, number, set};
 use super::handle;
 use super::memory::ibv_reg_mr_iova2;
-use super::port::{gid_entry, guid};
+use super::port::{address_vector, gid_entry, guid};
 
 /// The one partition key: full member of the default partition.
 const PKEY: u16 = 0xffff;
@@ -121,6 +121,70 @@ pub(super) unsafe extern "C" fn _ibv_query_gid_table(
         set(error);
         -(error.raw_os_error() as isize)
     })
+}
+
+/// The first fields of `struct mlx5dv_context` of `mlx5dv.h`; the others are
+/// there for bits of `comp_mask`.
+#[repr(C)]
+pub(super) struct DirectAttributes {
+    version: u8,
+    flags: u64,
+    comp_mask: u64,
+}
+
+/// What is particular to mlx5: completions of version 1, and no offload that a
+/// bit of `comp_mask` asks for.
+///
+/// # Safety
+/// `out` is writable.
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn mlx5dv_query_device(
+    context: *mut ffi::ibv_context,
+    out: *mut DirectAttributes,
+) -> c_int {
+    /// `MLX5DV_CONTEXT_FLAGS_CQE_V1`.
+    const CQE_V1: u64 = 1 << 0;
+    number(handle::context(context).and_then(|_| {
+        if out.is_null() {
+            return Err(Errno::INVAL);
+        }
+        let attributes = DirectAttributes {
+            version: 0,
+            flags: CQE_V1,
+            comp_mask: 0,
+        };
+        // SAFETY: the caller's pointer, writable by contract.
+        unsafe { out.write(attributes) };
+        Ok(())
+    }))
+}
+
+/// MAC address behind the GID of a path; no VLAN. Returns 0, or -1.
+///
+/// # Safety
+/// `attr` is readable, `mac` is writable, 6 bytes of it, `vid` too.
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn ibv_resolve_eth_l2_from_gid(
+    context: *mut ffi::ibv_context,
+    attr: *const ffi::ibv_ah_attr,
+    mac: *mut [u8; 6],
+    vid: *mut u16,
+) -> c_int {
+    /// No VLAN.
+    const NONE: u16 = 0xffff;
+    minus_one(handle::context(context).and_then(|(device, _)| {
+        // SAFETY: the caller's pointer, readable by contract if not null.
+        let attr = unsafe { attr.as_ref() }.ok_or(Errno::INVAL)?;
+        if mac.is_null() || vid.is_null() || device.port().is_infiniband() {
+            return Err(Errno::INVAL);
+        }
+        // SAFETY: the caller's pointers, writable by contract.
+        unsafe {
+            mac.write(address_vector(device.port(), attr).rmac);
+            vid.write(NONE);
+        }
+        Ok(())
+    }))
 }
 
 /// Prepares for `fork`: there is nothing to prepare.

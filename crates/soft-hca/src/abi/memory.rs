@@ -197,6 +197,24 @@ fn register(
     Ok(pointer)
 }
 
+/// What a descriptor stands for as a region.
+///
+/// # Safety
+/// The contract of [`Region::map`]; `fd` is open.
+unsafe fn mapped(fd: c_int, offset: u64, len: usize, writable: bool) -> Result<Region, Errno> {
+    if fd < 0 {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: open by our contract, and only for this call.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    // SAFETY: by our contract.
+    let mapped = unsafe { Region::map(fd, offset, len, writable) };
+    mapped.map_err(|error| match error {
+        Errno::NODEV | Errno::NOTSUP | Errno::NOSYS => Errno::OPNOTSUPP,
+        other => other,
+    })
+}
+
 /// Registers memory behind a descriptor, to appear at I/O address `iova`. The
 /// descriptor is mapped; memory that its owner does not let a program map, as
 /// that of most GPUs, gives `EOPNOTSUPP`.
@@ -220,17 +238,8 @@ pub(super) unsafe extern "C" fn ibv_reg_dmabuf_mr(
         // Flags are non-negative bits.
         let access = access as c_uint;
         let writable = writable(access)?;
-        if fd < 0 {
-            return Err(Errno::BADF);
-        }
-        // SAFETY: open by our contract, and only for this call.
-        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         // SAFETY: by our contract.
-        let mapped = unsafe { Region::map(fd, offset, length, writable) };
-        let region = mapped.map_err(|error| match error {
-            Errno::NODEV | Errno::NOTSUP | Errno::NOSYS => Errno::OPNOTSUPP,
-            other => other,
-        })?;
+        let region = unsafe { mapped(fd, offset, length, writable) }?;
         let place = Place {
             addr: core::ptr::null_mut(),
             iova,
@@ -273,17 +282,76 @@ pub(super) unsafe extern "C" fn mlx5dv_devx_umem_reg(
     pointer(handle::context(context).and_then(|(device, owner)| {
         // SAFETY: by our contract.
         let region = unsafe { region(addr, size, writable(access)?) }?;
-        let mut state = device.lock();
-        let id = state
-            .new_number(|state, n| !state.umems.contains_key(&n))
-            .map_err(refused)?;
-        let region = Arc::new(region);
-        state.umems.insert(id, Umem { owner, region });
-        drop(state);
-        let value = Owned::new(ffi::mlx5dv_devx_umem { umem_id: id });
-        let pointer = value.as_ptr();
-        handle::insert(&device, owner, Kind::Umem(value, id));
-        Ok(pointer)
+        umem(&device, owner, region)
+    }))
+}
+
+/// Makes such memory of a region.
+fn umem(
+    device: &Arc<Device>,
+    owner: ContextId,
+    region: Region,
+) -> Result<*mut ffi::mlx5dv_devx_umem, Errno> {
+    let mut state = device.lock();
+    let id = state
+        .new_number(|state, n| !state.umems.contains_key(&n))
+        .map_err(refused)?;
+    let region = Arc::new(region);
+    state.umems.insert(id, Umem { owner, region });
+    drop(state);
+    let value = Owned::new(ffi::mlx5dv_devx_umem { umem_id: id });
+    let pointer = value.as_ptr();
+    handle::insert(device, owner, Kind::Umem(value, id));
+    Ok(pointer)
+}
+
+/// `struct mlx5dv_devx_umem_in` of `mlx5dv.h`.
+#[cfg(feature = "export")]
+#[derive(Copy, Clone)]
+#[repr(C)]
+pub(super) struct UmemIn {
+    /// Where it is; behind a descriptor, the offset there.
+    addr: *mut c_void,
+    size: usize,
+    access: u32,
+    /// Page sizes that will do.
+    pgsz_bitmap: u64,
+    comp_mask: u64,
+    dmabuf_fd: c_int,
+}
+
+/// Registers memory for queues and doorbell records, by address or descriptor.
+///
+/// # Safety
+/// `input` is readable; as [`ibv_reg_mr`] or [`ibv_reg_dmabuf_mr`].
+#[cfg(feature = "export")]
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn mlx5dv_devx_umem_reg_ex(
+    context: *mut ffi::ibv_context,
+    input: *const UmemIn,
+) -> *mut ffi::mlx5dv_devx_umem {
+    /// `MLX5DV_UMEM_MASK_DMABUF`.
+    const DMABUF: u64 = 1 << 0;
+    pointer(handle::context(context).and_then(|(device, owner)| {
+        // SAFETY: the caller's pointer, readable by contract if not null.
+        let input = unsafe { input.as_ref() }.ok_or(Errno::INVAL)?;
+        if input.comp_mask & !DMABUF != 0 {
+            return Err(Errno::OPNOTSUPP);
+        }
+        // Pages of other sizes would have to lie together, which nobody sees to.
+        if input.pgsz_bitmap & PAGE == 0 {
+            return Err(Errno::INVAL);
+        }
+        let writable = writable(input.access)?;
+        let region = if input.comp_mask & DMABUF == 0 {
+            // SAFETY: by our contract.
+            unsafe { region(input.addr, input.size, writable) }?
+        } else {
+            let offset = input.addr.addr() as u64;
+            // SAFETY: by our contract.
+            unsafe { mapped(input.dmabuf_fd, offset, input.size, writable) }?
+        };
+        umem(&device, owner, region)
     }))
 }
 

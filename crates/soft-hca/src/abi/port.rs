@@ -223,7 +223,7 @@ pub(super) unsafe extern "C" fn _ibv_query_gid_ex(
 
 /// The path as the device has it. On Ethernet it has the peer's MAC address,
 /// which the kernel would have found.
-fn address_vector(port: &Port, attr: &ffi::ibv_ah_attr) -> ffi::mlx5_wqe_av {
+pub(super) fn address_vector(port: &Port, attr: &ffi::ibv_ah_attr) -> ffi::mlx5_wqe_av {
     let grh = &attr.grh;
     // SAFETY: any bytes are a GID.
     let rgid = unsafe { grh.dgid.raw };
