@@ -7,7 +7,7 @@ use super::records::{
     Card, Decision, Life, Masked, Offers, Proposal, QpOffer, Ready, RecordError, Records,
 };
 use super::status::SharedStatus;
-use crate::control::Control;
+use crate::control::Admission;
 use crate::error::{Chain, Error};
 use crate::events::{MemberEvent, monotonic_us};
 use crate::ids::{Incarnation, Rank};
@@ -42,7 +42,7 @@ pub(crate) struct Agent {
     pub(crate) ahead: u64,
     pub(crate) quiesce_limit: Duration,
     pub(crate) store: Arc<dyn Rendezvous>,
-    pub(crate) control: Arc<Control>,
+    pub(crate) control: Arc<dyn Admission>,
     pub(crate) connections: Arc<dyn Connections>,
     pub(crate) status: Arc<SharedStatus>,
     pub(crate) events: Sender<MemberEvent>,
@@ -325,7 +325,7 @@ impl Agent {
         let at_us = monotonic_us();
         match action {
             Action::Mask((rank, incarnation), how) => {
-                self.control.mask_now(rank);
+                self.mask(rank);
                 self.report(MemberEvent::PeerLost {
                     rank,
                     incarnation,
@@ -342,7 +342,7 @@ impl Agent {
             Action::Superseded(by) => {
                 // Whatever operations still run, they reach nobody.
                 for rank in (0..self.control.capacity()).map(Rank) {
-                    self.control.mask_now(rank);
+                    self.mask(rank);
                 }
                 self.presence.superseded(by);
             }
@@ -390,8 +390,8 @@ impl Agent {
                     false => self.control.unshared(),
                 };
                 let masked = self.protocol.masked();
-                let ready = Ready { limit, masked };
-                self.feed(number, Ok(Event::Promised(number, ready)));
+                let ready = limit.map(|limit| Ready { limit, masked });
+                self.feed(number, ready.map(|ready| Event::Promised(number, ready)));
             }
             Action::PublishReady(number, ready) => {
                 self.answer("few/ready", number, &ready);
@@ -405,20 +405,15 @@ impl Agent {
                 ranks,
                 own,
             } => {
-                if own {
-                    self.control.detach();
-                }
-                for (rank, incarnation) in &ranks {
-                    self.control.admit(*rank, *incarnation, from);
-                }
-                if own {
-                    self.control.resume_at(from);
-                }
-                self.control.release();
+                let admitted = self.control.admit(&ranks, from, own);
                 self.tidy();
                 if own {
                     self.forget_before(attempt);
                 }
+                let from = match admitted {
+                    Ok(from) => from,
+                    Err(error) => return self.cannot_admit(error, own),
+                };
                 let view = self.protocol.view().collect();
                 self.report(MemberEvent::Admitted {
                     attempt,
@@ -441,7 +436,7 @@ impl Agent {
                 why,
             } => {
                 self.connections.forget(&ranks);
-                self.control.release();
+                self.note("promise not ended", self.control.release());
                 self.tidy();
                 self.report(MemberEvent::UpdateDropped {
                     attempt,
@@ -462,20 +457,42 @@ impl Agent {
         self.looked = now;
         let serving: Vec<Life> = self.protocol.serving().collect();
         for (rank, incarnation) in serving {
-            if !self.control.counts(rank, incarnation) {
+            let counts = self.control.counts(rank, incarnation);
+            if self.note("table not read", counts) == Some(false) {
                 let event = Event::Unanswered((rank, incarnation));
                 self.protocol.on(event, now);
             }
         }
     }
 
+    fn mask(&self, rank: Rank) {
+        self.note("rank not masked", self.control.mask_now(rank));
+    }
+
+    /// The table is out of reach: nothing here can mend that.
+    fn note<T>(&self, what: &str, outcome: Result<T, Error>) -> Option<T> {
+        outcome
+            .inspect_err(|error| tracing::error!(rank = self.me.0, error = %Chain(error), "{what}"))
+            .ok()
+    }
+
+    /// What was decided cannot be written down here.
+    fn cannot_admit(&self, error: Error, own: bool) {
+        tracing::error!(rank = self.me.0, error = %Chain(&error), "nobody admitted");
+        if own {
+            self.status.update(|status| {
+                status.refused.get_or_insert(error);
+            });
+        }
+    }
+
     fn prepare(&self, ranks: &[Rank]) -> Result<Offers, Error> {
         for rank in ranks {
-            self.control.mask_now(*rank);
+            self.control.mask_now(*rank)?;
         }
         // From here on no operation begins that counts them; those under way must
         // end before anything of theirs is touched.
-        if !self.control.quiesce(self.quiesce_limit) {
+        if !self.control.quiesce(self.quiesce_limit)? {
             return Err(Error::NotQuiet {
                 limit: self.quiesce_limit,
             });

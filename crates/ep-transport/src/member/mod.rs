@@ -7,6 +7,7 @@
 pub(crate) mod agent;
 pub(crate) mod connection;
 pub(crate) mod keys;
+pub(crate) mod membership;
 pub(crate) mod presence;
 pub(crate) mod protocol;
 pub(crate) mod records;
