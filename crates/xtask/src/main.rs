@@ -14,6 +14,7 @@ mod demo;
 mod features;
 mod footprint;
 mod fuzz;
+mod gpu;
 mod kernels;
 mod memheap_compare;
 mod msrv;
@@ -30,6 +31,8 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Developer commands", version)]
 enum Verb {
+    /// Measure dispatch and combine on GPUs, each configuration verified.
+    BenchGpu(gpu::bench::Args),
     /// Kill, freeze and cut off processes at random while they run an MoE layer.
     Chaos(chaos::Args),
     /// Run an MoE layer on several processes, kill one, take a new one in.
@@ -46,6 +49,8 @@ enum Verb {
     Footprint(footprint::Args),
     /// Run the fuzz targets for a while.
     Fuzz(fuzz::Args),
+    /// Kill processes at random while they replay graphs on GPUs, and replace them.
+    GpuChaos(gpu::chaos::Args),
     /// Make the C header of `mlx5gda-sys`.
     Header {
         /// Only say whether the checked-in one is up to date
@@ -70,6 +75,8 @@ enum Verb {
     PrmCheck(prm_check::Args),
     /// Exchange every operation with the Linux kernel's Soft-RoCE, in a virtual machine.
     RxeCheck(rxe_check::Args),
+    /// Run the tests that need GPUs.
+    TestGpu(gpu::test::Args),
     /// Replace this process by another that dies with its parent.
     #[command(hide = true)]
     Supervised(supervised::Args),
@@ -77,12 +84,14 @@ enum Verb {
 
 fn main() -> ExitCode {
     let outcome = match Verb::parse() {
+        Verb::BenchGpu(args) => gpu::bench::run(&args),
         Verb::Chaos(args) => chaos::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Bindgen { check } => codegen::run(codegen::Output::Bindings, check),
         Verb::Footprint(args) => footprint::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args).map(|()| true),
+        Verb::GpuChaos(args) => gpu::chaos::run(&args),
         Verb::Header { check } => codegen::run(codegen::Output::Header, check),
         Verb::KernelHeader { check } => codegen::run(codegen::Output::KernelHeader, check),
         Verb::Kernels(args) => kernels::run(&args),
@@ -95,6 +104,7 @@ fn main() -> ExitCode {
         Verb::PcapCheck(args) => pcap_check::run(&args),
         Verb::PrmCheck(args) => prm_check::run(&args),
         Verb::RxeCheck(args) => rxe_check::run(&args),
+        Verb::TestGpu(args) => gpu::test::run(&args),
         Verb::Supervised(args) => supervised::run(&args).map(|never| match never {}),
     };
     match outcome {

@@ -30,28 +30,28 @@ pub(crate) struct Args {
 
 /// Tests run by one part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
+pub(crate) struct Counts {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
 }
 
 impl Counts {
-    fn add(&mut self, other: Counts) {
+    pub(crate) fn add(&mut self, other: Counts) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
     }
 }
 
-enum Outcome {
+pub(crate) enum Outcome {
     Passed,
     Failed(String),
     Skipped(String),
 }
 
 /// What a part found, and the tests that it counted.
-type Found = (Outcome, Counts);
+pub(crate) type Found = (Outcome, Counts);
 type Part = (&'static str, fn() -> Result<Found>);
 
 const PARTS: [Part; 17] = [
@@ -308,7 +308,7 @@ fn minimum_rust() -> Result<Found> {
 }
 
 /// Runs a command, shows what it prints, and counts the tests that it reports.
-fn check(command: &mut Command) -> Result<Found> {
+pub(crate) fn check(command: &mut Command) -> Result<Found> {
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()

@@ -150,7 +150,7 @@ pub(crate) fn account(ranks: u32, seed: u64, run: &Run) -> Account {
             ));
         }
     }
-    let stale_accepted = stale(record, &mut problems);
+    let stale_accepted = stale(run, &mut problems);
     let leaked_objects = leaks(record, &mut problems);
     let steps = record
         .lives
@@ -218,7 +218,8 @@ fn good(step: &Step) -> bool {
 }
 
 /// Contributions to steps at which no process of the rank can have been.
-fn stale(record: &Record, problems: &mut Vec<String>) -> u64 {
+fn stale(run: &Run, problems: &mut Vec<String>) -> u64 {
+    let record = &run.record;
     let mut steps: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
     for life in &record.lives {
         let done = steps.entry(life.rank).or_default();
@@ -226,7 +227,10 @@ fn stale(record: &Record, problems: &mut Vec<String>) -> u64 {
         // It may have got as far as to send what others need for the next one; a new
         // process may have done so before it said anything.
         done.extend(life.last_step().map(|step| step + 1));
-        done.extend(life.first_epoch().map(|epoch| epoch / 2));
+        done.extend(
+            life.first_epoch()
+                .map(|epoch| epoch / run.ops_per_step.max(1)),
+        );
     }
     let mut count = 0;
     for life in &record.lives {

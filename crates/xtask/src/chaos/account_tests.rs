@@ -100,6 +100,7 @@ fn run() -> Run {
         },
         harms: vec![deed(Harm::Kill { back_ms: 50 }, 2, killed_us, killed_us)],
         hangs: Vec::new(),
+        ops_per_step: 2,
     }
 }
 

@@ -29,6 +29,8 @@ pub(crate) struct Run {
     pub(crate) record: Record,
     pub(crate) harms: Vec<Deed>,
     pub(crate) hangs: Vec<String>,
+    /// Operations of what the ranks call a step.
+    pub(crate) ops_per_step: u64,
 }
 
 /// What was done to whom.

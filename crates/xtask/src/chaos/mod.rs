@@ -65,10 +65,10 @@ pub(crate) struct Args {
     deadline_s: u64,
     /// Write the account here, for machines
     #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    pub(crate) json: Option<PathBuf>,
     /// Keep what every process printed in this directory
     #[arg(long, value_name = "DIR")]
-    keep_logs: Option<PathBuf>,
+    pub(crate) keep_logs: Option<PathBuf>,
     /// Run this program as the ranks' process in place of building `moe_layer`
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
@@ -94,6 +94,15 @@ impl Args {
         args
     }
 
+    /// Processes are killed, and no other harm is done.
+    pub(crate) fn only_kills(ranks: u32, kills: u32, tokens: u32) -> Self {
+        let mut args = Self::short(StoreKind::Tcp);
+        (args.ranks, args.kills, args.tokens) = (ranks, kills, tokens);
+        (args.freezes, args.faults) = (Some(0), Some(0));
+        (args.path, args.deadline_s) = (DataPath::Window, 1800);
+        args
+    }
+
     /// Why this machine cannot run it, if it cannot.
     pub(crate) fn missing(&self) -> Result<Option<String>> {
         if let Some(what) = self.meeting.missing() {
@@ -107,7 +116,7 @@ impl Args {
 }
 
 /// The layer that the ranks run.
-fn layer(args: &Args, seed: u64) -> Result<Plan> {
+pub(crate) fn layer(args: &Args, seed: u64) -> Result<Plan> {
     #[derive(Parser)]
     struct Defaults {
         #[command(flatten)]
@@ -123,6 +132,33 @@ fn layer(args: &Args, seed: u64) -> Result<Plan> {
     Ok(layer)
 }
 
+/// What is run, if it is not the layer on the host.
+pub(crate) struct Scenario {
+    pub(crate) args: Args,
+    pub(crate) seed: u64,
+    pub(crate) layer: Plan,
+    pub(crate) program: PathBuf,
+    /// What every process is told besides the layer.
+    pub(crate) arguments: Vec<String>,
+    /// Operations of what the ranks call a step.
+    pub(crate) ops_per_step: u64,
+}
+
+impl Scenario {
+    /// The layer on the host.
+    fn new(args: &Args) -> Result<Self> {
+        let seed = args.seed.unwrap_or_else(plan::seed_from_clock);
+        Ok(Self {
+            args: args.clone(),
+            seed,
+            layer: layer(args, seed)?,
+            program: args.meeting.program(args.program.as_ref())?,
+            arguments: Vec::new(),
+            ops_per_step: 2,
+        })
+    }
+}
+
 /// Runs it; whether everything was verified and nothing hung.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     ensure!(
@@ -130,9 +166,12 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         "--ranks {}: at least 3, so that two are left when one is killed",
         args.ranks
     );
-    let seed = args.seed.unwrap_or_else(plan::seed_from_clock);
-    let layer = layer(args, seed)?;
-    let program = args.meeting.program(args.program.as_ref())?;
+    play(&Scenario::new(args)?)
+}
+
+/// The same for any ranks.
+pub(crate) fn play(scenario: &Scenario) -> Result<bool> {
+    let Scenario { args, seed, .. } = scenario;
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
     let logs = match &args.keep_logs {
         Some(dir) => {
@@ -143,29 +182,32 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         None => scratch.path().to_path_buf(),
     };
     let mut meeting = Meeting::serve(&args.meeting, None)?;
-    let mut arguments = layer.arguments(meeting.address());
+    let mut arguments = scenario.arguments.clone();
+    arguments.extend(scenario.layer.arguments(meeting.address()));
     arguments.extend(meeting.arguments());
     arguments.push("--orders".to_owned());
     let setup = Setup {
-        program,
+        program: scenario.program.clone(),
         logs,
         arguments,
     };
-    let actions = actions::draw(args, seed);
+    let actions = actions::draw(args, *seed);
     let bar = ProgressBar::new(actions.len() as u64);
     let style = "{bar:40} {pos}/{len}  {elapsed}  {msg}";
     bar.set_style(ProgressStyle::with_template(style)?);
     let limit = Duration::from_secs(args.deadline_s);
     let run = drive::run(
         args.ranks,
-        seed,
+        *seed,
         (&actions, args.quiet_steps),
         (&setup, &mut meeting),
         limit,
         &bar,
     );
     bar.finish_and_clear();
-    let account = account(args.ranks, seed, &run?);
+    let mut run = run?;
+    run.ops_per_step = scenario.ops_per_step;
+    let account = account(args.ranks, *seed, &run);
     print!("{}", report::text(&account));
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&account)?;

@@ -4,6 +4,7 @@
 //! processes of one machine share. Unknown fields and events are passed over, so
 //! the example may say more than the demo needs.
 
+use crate::gpu::timing::Timing;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 
@@ -53,6 +54,8 @@ pub(crate) enum Event {
     },
     /// Why the process ends with an error.
     Error { message: String },
+    /// How fast a rank on a GPU was.
+    Timing(Timing),
     /// Anything that the demo does not use.
     #[serde(other)]
     Other,

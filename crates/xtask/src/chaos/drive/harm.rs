@@ -29,7 +29,8 @@ impl Drive<'_> {
         };
         let serve: Vec<usize> = lives.iter().copied().filter(serving).collect();
         // Somebody has to go on, and to be there for those who come in.
-        let (Some(victim), true) = (lives.choose(&mut self.rng).copied(), serve.len() >= 3) else {
+        let enough = serve.len() >= self.ranks.len().min(3);
+        let (Some(victim), true) = (lives.choose(&mut self.rng).copied(), enough) else {
             return Ok(false);
         };
         let Some(rank) = record.lives.get(victim).map(|life| life.rank) else {

@@ -1,0 +1,111 @@
+//! What is measured, and what it is held against.
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// Elements of a row, and choices of a token.
+pub(super) const HIDDEN: u32 = 7168;
+pub(super) const TOP_K: u32 = 8;
+
+/// What rows are dispatched as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Dispatch {
+    Bf16,
+    Fp8,
+}
+
+/// Which experts tokens choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Routing {
+    /// Any of them
+    Uniform,
+    /// A few often, most seldom
+    Zipf,
+    /// Four of them always, and any others
+    FourHot,
+    /// Only those of rank 0
+    OneRank,
+}
+
+/// One configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct Shape {
+    pub(super) ranks: u32,
+    pub(super) tokens: u32,
+    pub(super) experts: u32,
+    pub(super) dispatch: Dispatch,
+    pub(super) routing: Routing,
+    /// A pair of the fastest other implementation that was measured, in microseconds.
+    pub(super) peer_us: Option<f64>,
+    /// What a pair may take.
+    pub(super) bar_us: Option<f64>,
+}
+
+/// Ranks, tokens, experts, dispatch, and the pair of others and of the bar. The others are
+/// DeepEP 1.2.1 (low latency) and Mooncake EP, whichever was faster on H100 SXM over NVLink.
+const BARS: [(u32, u32, u32, Dispatch, f64, f64); 7] = [
+    (2, 128, 288, Dispatch::Bf16, 88.3, 24.0),
+    (2, 128, 288, Dispatch::Fp8, 75.9, 22.0),
+    (4, 128, 288, Dispatch::Bf16, 118.6, 43.0),
+    (4, 128, 288, Dispatch::Fp8, 99.7, 36.0),
+    (4, 8, 256, Dispatch::Fp8, 27.2, 11.0),
+    (4, 1, 288, Dispatch::Fp8, 25.5, 9.5),
+    (4, 512, 288, Dispatch::Fp8, 364.0, 110.0),
+];
+
+/// What is timed with `ranks` ranks: what has a bar, and skewed routing.
+pub(super) fn shapes(ranks: u32) -> Vec<Shape> {
+    let with_bar = BARS.iter().filter(|bar| bar.0 == ranks);
+    let mut shapes: Vec<Shape> = with_bar
+        .map(|&(ranks, tokens, experts, dispatch, peer, bar)| Shape {
+            ranks,
+            tokens,
+            experts,
+            dispatch,
+            routing: Routing::Uniform,
+            peer_us: Some(peer),
+            bar_us: Some(bar),
+        })
+        .collect();
+    let mut add = |tokens, dispatch, routing| {
+        shapes.push(Shape {
+            ranks,
+            tokens,
+            experts: 288,
+            dispatch,
+            routing,
+            peer_us: None,
+            bar_us: None,
+        });
+    };
+    if !BARS.iter().any(|bar| bar.0 == ranks) {
+        add(128, Dispatch::Bf16, Routing::Uniform);
+        add(128, Dispatch::Fp8, Routing::Uniform);
+    }
+    for routing in [Routing::Zipf, Routing::FourHot, Routing::OneRank] {
+        add(128, Dispatch::Fp8, routing);
+    }
+    add(4096, Dispatch::Fp8, Routing::Uniform);
+    shapes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bar_is_measured_and_skew_too() {
+        let all: Vec<Shape> = [2, 4].into_iter().flat_map(shapes).collect();
+        let bars = all.iter().filter(|shape| shape.bar_us.is_some());
+        assert_eq!(bars.count(), BARS.len());
+        for ranks in [2, 3, 4, 8] {
+            let shapes = shapes(ranks);
+            assert!(shapes.iter().all(|shape| shape.ranks == ranks));
+            for routing in Routing::value_variants() {
+                assert!(shapes.iter().any(|shape| shape.routing == *routing));
+            }
+        }
+    }
+}

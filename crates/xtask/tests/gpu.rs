@@ -1,0 +1,102 @@
+//! The commands for GPUs, on a machine that has none and on one that seems to have two.
+
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+/// Says that there are two GPUs.
+const NVIDIA_SMI: &str = "#!/bin/sh\necho 'GPU 0: H100'\necho 'GPU 1: H100'\n";
+
+/// A rank with times of its own. What it is told decides what it says: with 4096 tokens nothing is
+/// right, and with Zipf's law it says nothing.
+const RANK: &str = r#"#!/bin/sh
+right=true
+case "$*" in
+*--tokens=4096*) right=false ;;
+*--routing=zipf*) echo "no luck" >&2; exit 1 ;;
+*--rank=1*) slow=5 ;;
+esac
+times="[1$slow.0, 1$slow.5, 1$slow.25]"
+echo "{\"event\":\"timing\",\"device\":\"H100\",\"dispatch_us\":$times,\"pair_us\":$times,\"wire_us\":[9],\"launch_us\":[2],\"bytes_moved\":2048,\"buffer_bytes\":1048576,\"verified\":$right}"
+"#;
+
+/// A directory with programs in it.
+fn programs(files: &[(&str, &str)]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    dir
+}
+
+fn xtask(arguments: &[&str], path: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(arguments)
+        .env("PATH", format!("{}:/usr/bin:/bin", path.display()))
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn without_a_driver_everything_is_skipped() {
+    let broken = programs(&[("nvidia-smi", "#!/bin/sh\nexit 9\n")]);
+    for verb in ["bench-gpu", "gpu-chaos"] {
+        let output = xtask(&[verb], broken.path());
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{output:?}");
+        assert!(
+            said.starts_with("skipped: nvidia-smi: exit status: 9"),
+            "{said}"
+        );
+    }
+    let tests = "#!/bin/sh\necho 'test result: ok. 0 passed; 0 failed; 7 ignored; 0 measured'\n";
+    let tests = programs(&[("cuda", tests)]);
+    let program = format!("--program={}", tests.path().join("cuda").display());
+    let output = xtask(&["test-gpu", &program], broken.path());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        said.contains("0 ran, 0 of them failed, 7 skipped: nvidia-smi"),
+        "{said}"
+    );
+}
+
+#[test]
+fn every_configuration_is_in_the_table_with_the_slowest_rank() {
+    let dir = programs(&[("nvidia-smi", NVIDIA_SMI), ("rank", RANK)]);
+    let json: PathBuf = dir.path().join("out.json");
+    let program = format!("--program={}", dir.path().join("rank").display());
+    let to = format!("--json={}", json.display());
+    let output = xtask(&["bench-gpu", &program, &to, "--seed=1"], dir.path());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    // Some of it was wrong.
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("skipped: 4 ranks, as there are 2 GPUs"),
+        "{said}"
+    );
+    assert!(said.contains("2 of 2 bars met"), "{said}");
+    assert!(said.contains("no luck"), "{said}");
+    let rows: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let rows = rows.as_array().unwrap();
+    let mut wrong = 0;
+    for row in rows {
+        let silent = row["routing"] == "zipf";
+        let right = !silent && row["tokens"] != 4096;
+        assert_eq!(row["verified"], right, "{row}");
+        wrong += u32::from(!right);
+        if right {
+            assert_eq!(row["pair_us"], 15.25, "{row}");
+        }
+    }
+    assert_eq!(wrong, 2);
+    assert!(
+        said.contains(&format!("{} configurations, 2 not verified", rows.len())),
+        "{said}"
+    );
+}
