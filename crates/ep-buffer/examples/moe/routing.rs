@@ -14,6 +14,12 @@ pub(crate) enum Routing {
     Zipf,
     /// Nine tokens in ten choose all of their experts among a few.
     KHot,
+    /// Every expert alike, and no choice is left out.
+    Even,
+    /// Every token chooses the first four experts, and any others.
+    FourHot,
+    /// Only the experts of rank 0; choices beyond them are left out.
+    OneRank,
 }
 
 /// The choices of one token.
@@ -37,10 +43,10 @@ impl Choices {
         Self::new(order, weights)
     }
 
-    /// Experts by chance.
+    /// Experts by chance, of which rank 0 has the first `at_rank_0`.
     pub(crate) fn random(
         routing: Routing,
-        experts: u32,
+        (experts, at_rank_0): (u32, u32),
         top_k: usize,
         rng: &mut ChaCha8Rng,
     ) -> Self {
@@ -48,10 +54,12 @@ impl Choices {
         let few = (experts / 8).clamp(top_k, experts);
         let pool = match routing {
             Routing::KHot if rng.random_ratio(9, 10) => few,
+            Routing::OneRank => at_rank_0 as usize,
             _ => experts,
         };
-        let mut chosen: Vec<usize> = Vec::with_capacity(top_k);
-        while chosen.len() < top_k {
+        let hot = if routing == Routing::FourHot { 4 } else { 0 };
+        let mut chosen: Vec<usize> = (0..experts.min(hot).min(top_k)).collect();
+        while chosen.len() < top_k.min(pool) {
             let expert = match routing {
                 Routing::Zipf => zipf(experts, rng),
                 _ => rng.random_range(0..pool),
@@ -60,7 +68,7 @@ impl Choices {
                 chosen.push(expert);
             }
         }
-        let weights = (0..top_k).map(|_| rng.random_range(0.05..1.0)).collect();
+        let weights = chosen.iter().map(|_| rng.random_range(0.05..1.0)).collect();
         let mut choices = Self::new(chosen, weights);
         if routing == Routing::Uniform {
             for expert in &mut choices.experts {
@@ -69,6 +77,8 @@ impl Choices {
                 }
             }
         }
+        choices.experts.resize(top_k, -1);
+        choices.weights.resize(top_k, 0.0);
         choices
     }
 
@@ -97,6 +107,7 @@ fn zipf(count: usize, rng: &mut ChaCha8Rng) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::ValueEnum;
     use rand_chacha::rand_core::SeedableRng;
 
     #[test]
@@ -112,14 +123,17 @@ mod tests {
     fn many(routing: Routing, experts: u32, top_k: usize) -> Vec<Choices> {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         (0..2000)
-            .map(|_| Choices::random(routing, experts, top_k, &mut rng))
+            .map(|_| Choices::random(routing, (experts, 4), top_k, &mut rng))
             .collect()
     }
 
     #[test]
     fn choices_of_a_token_differ_and_exist() {
-        for routing in [Routing::Uniform, Routing::Zipf, Routing::KHot] {
+        let by_chance = Routing::value_variants().iter();
+        for &routing in by_chance.filter(|routing| **routing != Routing::Model) {
             for choices in many(routing, 9, 9) {
+                assert_eq!(choices.experts.len(), 9);
+                assert_eq!(choices.weights.len(), 9);
                 let mut used: Vec<i32> = choices.experts;
                 used.retain(|e| *e != -1);
                 used.sort_unstable();
@@ -142,5 +156,13 @@ mod tests {
         let first = share(Routing::Zipf, &|c| c.experts[0] == 0);
         let second = share(Routing::Zipf, &|c| c.experts[0] == 1);
         assert!((1.5..2.5).contains(&(first / second)), "{first} {second}");
+        let full = share(Routing::Even, &|c| c.experts.iter().all(|e| *e != -1));
+        assert_eq!(full, 1.0);
+        let hot = many(Routing::FourHot, 32, 8);
+        assert!(hot.iter().all(|c| c.experts[..4] == [0, 1, 2, 3]));
+        for choices in many(Routing::OneRank, 32, 8) {
+            assert!(choices.experts[..4].iter().all(|e| (0..4).contains(e)));
+            assert_eq!(choices.experts[4..], [-1; 4]);
+        }
     }
 }

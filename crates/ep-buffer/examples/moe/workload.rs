@@ -70,6 +70,7 @@ impl Workload {
         // Stream 0 is the model's.
         rng.set_stream(1 + step * u64::from(shape.capacity) + u64::from(rank.0));
         let tokens = shape.tokens - rng.random_range(0..=shape.tokens / 8);
+        let experts = (shape.experts, self.placement.local_experts(Rank(0)));
         let mut batch = Batch {
             tokens,
             ..Batch::default()
@@ -81,7 +82,7 @@ impl Workload {
             let x = self.model.embed(word);
             let choices = match shape.routing {
                 Routing::Model => Choices::best(&self.model.scores(x), shape.top_k),
-                by_chance => Choices::random(by_chance, shape.experts, shape.top_k, &mut rng),
+                by_chance => Choices::random(by_chance, experts, shape.top_k, &mut rng),
             };
             batch.x.extend_from_slice(x);
             batch.topk_idx.extend(choices.experts);

@@ -20,7 +20,7 @@ pub(super) enum Dispatch {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Routing {
     /// Any of them
-    Uniform,
+    Even,
     /// A few often, most seldom
     Zipf,
     /// Four of them always, and any others
@@ -64,7 +64,7 @@ pub(super) fn shapes(ranks: u32) -> Vec<Shape> {
             tokens,
             experts,
             dispatch,
-            routing: Routing::Uniform,
+            routing: Routing::Even,
             peer_us: Some(peer),
             bar_us: Some(bar),
         })
@@ -81,13 +81,13 @@ pub(super) fn shapes(ranks: u32) -> Vec<Shape> {
         });
     };
     if !BARS.iter().any(|bar| bar.0 == ranks) {
-        add(128, Dispatch::Bf16, Routing::Uniform);
-        add(128, Dispatch::Fp8, Routing::Uniform);
+        add(128, Dispatch::Bf16, Routing::Even);
+        add(128, Dispatch::Fp8, Routing::Even);
     }
     for routing in [Routing::Zipf, Routing::FourHot, Routing::OneRank] {
         add(128, Dispatch::Fp8, routing);
     }
-    add(4096, Dispatch::Fp8, Routing::Uniform);
+    add(4096, Dispatch::Fp8, Routing::Even);
     shapes
 }
 
