@@ -128,6 +128,25 @@ pub enum Error {
         /// The other life.
         by: Incarnation,
     },
+    /// A GPU refused, or does not answer.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] crate::cuda::CudaError),
+    /// The GPUs of two ranks cannot be joined by a window.
+    #[cfg(feature = "cuda")]
+    #[error("{me} on {ours} does not reach the memory of {rank} on {theirs}")]
+    NoPeerAccess {
+        /// This rank.
+        me: Rank,
+        /// Its GPU.
+        ours: crate::cuda::Uuid,
+        /// The peer.
+        rank: Rank,
+        /// Its GPU.
+        theirs: crate::cuda::Uuid,
+        /// What the driver said, if it was asked to map the memory.
+        source: Option<crate::cuda::CudaError>,
+    },
     /// A thread could not be started.
     #[error("cannot start the {name} thread")]
     Thread {

@@ -12,7 +12,7 @@ use crate::member::membership::{Membership, Place};
 use crate::member::records::Card;
 use crate::region::Region;
 use crate::store::Rendezvous;
-use crate::window::{self, WindowServer};
+use crate::window::{self, Shared, WindowServer};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -79,13 +79,13 @@ impl Group {
         let region = Arc::new(Region::shared("ep-buffer", region_bytes)?);
         let links = Arc::new(Links::open(config, &region)?);
         let window = match config.path {
-            Path::Window => Some(window::serve(config, &region)?),
+            Path::Window => Some(window::serve(config, Shared::host(place.rank, &region)?)?),
             Path::Rdma => None,
         };
         let card = Card {
             rank: place.rank,
             incarnation: place.incarnation,
-            host: window::host_identity().map_err(window::failed(place.rank, "host identity"))?,
+            host: window::host_of(place.rank)?,
             config: place.common.clone(),
             port: links.port(),
             region_address: region.address(),

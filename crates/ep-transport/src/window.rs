@@ -1,8 +1,8 @@
 //! Windows: a peer's region mapped into this process, for ranks of one host.
 //!
 //! A rank serves its region's descriptor at a Unix socket in the abstract
-//! namespace; a process of the same user gets it as ancillary data. The descriptor
-//! lets its holder write for as long as it likes: unlike a remote key it cannot be
+//! namespace; a process of the same user gets it as ancillary data, with the region's
+//! size and the GPU that it is memory of, if it is. The descriptor lets its holder write for as long as it likes: unlike a remote key it cannot be
 //! taken back from a life that is over.
 
 use rustix::fd::{AsFd, OwnedFd};
@@ -24,21 +24,51 @@ use std::time::Duration;
 use crate::config::GroupConfig;
 use crate::error::{Chain, Error};
 use crate::ids::Rank;
+use crate::member::records::Card;
 use crate::region::Region;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 const ACCEPT_PERIOD: Duration = Duration::from_millis(10);
-const HELLO: &[u8; 8] = b"EPWIN\0\x01\0";
+const HELLO: &[u8; 8] = b"EPWIN\0\x02\0";
 
 /// Identifies this host and its current boot; ranks with the same one share memory.
-pub(crate) fn host_identity() -> io::Result<String> {
+fn host_identity() -> io::Result<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     // Abstract sockets belong to a network namespace: another one is another host.
     let network = std::fs::read_link("/proc/self/ns/net")?;
     Ok(format!("{} {}", boot.trim(), network.display()))
 }
 
-/// Hands out the descriptor of a region until dropped.
+/// The same, for `rank`'s card.
+pub(crate) fn host_of(rank: Rank) -> Result<String, Error> {
+    host_identity().map_err(failed(rank, "host identity"))
+}
+
+/// What a window shows, as its owner hands it out.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) file: OwnedFd,
+    pub(crate) bytes: u64,
+    /// The UUID of the GPU that it is memory of.
+    pub(crate) gpu: Option<[u8; 16]>,
+}
+
+impl Shared {
+    /// `rank`'s region in host memory.
+    pub(crate) fn host(rank: Rank, region: &Region) -> Result<Self, Error> {
+        let file = region
+            .file()
+            .ok_or_else(|| io::ErrorKind::Unsupported.into());
+        let file = file.and_then(|file| file.try_clone_to_owned());
+        Ok(Self {
+            file: file.map_err(failed(rank, "descriptor"))?,
+            bytes: region.len(),
+            gpu: None,
+        })
+    }
+}
+
+/// Hands out a descriptor until dropped.
 #[derive(Debug)]
 pub(crate) struct WindowServer {
     name: String,
@@ -47,7 +77,7 @@ pub(crate) struct WindowServer {
 }
 
 impl WindowServer {
-    pub(crate) fn start(name: String, region: Arc<Region>) -> io::Result<Self> {
+    fn start(name: String, shared: Shared) -> io::Result<Self> {
         let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name.as_bytes())?)?;
         listener.set_nonblocking(true)?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -57,7 +87,7 @@ impl WindowServer {
                 while !stop.load(Ordering::Relaxed) {
                     match listener.accept() {
                         Ok((stream, _)) => {
-                            if let Err(error) = hand_out(&stream, &region) {
+                            if let Err(error) = hand_out(&stream, &shared) {
                                 tracing::debug!(error = %Chain(&error), "window not handed out");
                             }
                         }
@@ -87,7 +117,7 @@ impl Drop for WindowServer {
     }
 }
 
-fn hand_out(mut stream: &UnixStream, region: &Region) -> io::Result<()> {
+fn hand_out(mut stream: &UnixStream, shared: &Shared) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -100,17 +130,17 @@ fn hand_out(mut stream: &UnixStream, region: &Region) -> io::Result<()> {
     if theirs != getuid() {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
-    let file = region.file().ok_or(io::ErrorKind::Unsupported)?;
-    let files = [file];
+    let files = [shared.file.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !ancillary.push(SendAncillaryMessage::ScmRights(&files)) {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
-    let size = region.len().to_le_bytes();
+    let size = shared.bytes.to_le_bytes();
+    let gpu = shared.gpu.unwrap_or_default();
     sendmsg(
         stream.as_fd(),
-        &[IoSlice::new(&size)],
+        &[IoSlice::new(&size), IoSlice::new(&gpu)],
         &mut ancillary,
         SendFlags::empty(),
     )?;
@@ -119,7 +149,7 @@ fn hand_out(mut stream: &UnixStream, region: &Region) -> io::Result<()> {
 
 /// Serves this rank's region, under a name that is unique on this host, whatever else runs
 /// there and in this process.
-pub(crate) fn serve(config: &GroupConfig, region: &Arc<Region>) -> Result<WindowServer, Error> {
+pub(crate) fn serve(config: &GroupConfig, shared: Shared) -> Result<WindowServer, Error> {
     static SERVED: AtomicU64 = AtomicU64::new(0);
     let name = format!(
         "ep-window-{}-{}-{}-{}",
@@ -128,40 +158,61 @@ pub(crate) fn serve(config: &GroupConfig, region: &Arc<Region>) -> Result<Window
         std::process::id(),
         SERVED.fetch_add(1, Ordering::Relaxed)
     );
-    WindowServer::start(name, Arc::clone(region)).map_err(failed(config.rank, "socket"))
+    WindowServer::start(name, shared).map_err(failed(config.rank, "socket"))
 }
 
 /// What could not be done for the window of `rank`.
-pub(crate) fn failed(rank: Rank, what: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::Window {
-        rank,
-        what: what.into(),
-        source,
-    }
+fn failed(rank: Rank, what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+    let what = what.into();
+    move |source| Error::Window { rank, what, source }
 }
 
-/// Gets the descriptor that is served under `name`.
-pub(crate) fn fetch(name: &str) -> io::Result<OwnedFd> {
+/// Gets what is served under `name`.
+fn fetch(name: &str) -> io::Result<Shared> {
     let mut stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(name.as_bytes())?)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.write_all(HELLO)?;
-    let mut size = [0; 8];
+    let (mut size, mut gpu) = ([0; 8], [0; 16]);
+    let whole = size.len() + gpu.len();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    recvmsg(
+    let received = recvmsg(
         stream.as_fd(),
-        &mut [IoSliceMut::new(&mut size)],
+        &mut [IoSliceMut::new(&mut size), IoSliceMut::new(&mut gpu)],
         &mut ancillary,
-        RecvFlags::CMSG_CLOEXEC,
+        RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL,
     )?;
-    ancillary
-        .drain()
-        .find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut files) => files.next(),
-            _ => None,
-        })
-        .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    let file = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+        _ => None,
+    });
+    match file {
+        Some(file) if received.bytes == whole => Ok(Shared {
+            file,
+            bytes: u64::from_le_bytes(size),
+            gpu: (gpu != [0; 16]).then_some(gpu),
+        }),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Gets what the rank with this card serves, which must be on this host.
+pub(crate) fn fetch_from(card: &Card) -> Result<Shared, Error> {
+    let rank = card.rank;
+    let ours = host_of(rank)?;
+    if card.host != ours {
+        return Err(Error::OtherHost {
+            rank,
+            theirs: card.host.clone(),
+            ours,
+        });
+    }
+    let name = card.window.as_ref().ok_or(Error::NotOffered {
+        rank,
+        what: "window",
+    })?;
+    fetch(name).map_err(failed(rank, format!("socket {name}")))
 }
 
 #[cfg(test)]
@@ -170,16 +221,30 @@ mod tests {
 
     #[test]
     fn a_region_is_mapped_through_its_socket() {
-        let region = Arc::new(Region::shared("served", 4096).unwrap());
+        let region = Region::shared("served", 4096).unwrap();
         let name = format!("ep-window-test-{}", std::process::id());
-        let server = WindowServer::start(name.clone(), Arc::clone(&region)).unwrap();
+        let shared = Shared::host(Rank(0), &region).unwrap();
+        let server = WindowServer::start(name.clone(), shared).unwrap();
         let window = Region::reserved(4096).unwrap();
-        window
-            .replace(fetch(server.name()).unwrap().as_fd())
-            .unwrap();
+        let shared = fetch(server.name()).unwrap();
+        assert_eq!((shared.bytes, shared.gpu), (4096, None));
+        window.replace(shared.file.as_fd()).unwrap();
         window.store_release(8, 99).unwrap();
         assert_eq!(region.load_acquire(8).unwrap(), 99);
         drop(server);
         assert!(fetch(&name).is_err());
+    }
+
+    #[test]
+    fn whose_gpu_a_region_is_on_comes_with_it() {
+        let region = Region::shared("served", 8192).unwrap();
+        let shared = Shared {
+            gpu: Some([7; 16]),
+            ..Shared::host(Rank(0), &region).unwrap()
+        };
+        let name = format!("ep-gpu-window-test-{}", std::process::id());
+        let server = WindowServer::start(name, shared).unwrap();
+        let shared = fetch(server.name()).unwrap();
+        assert_eq!((shared.bytes, shared.gpu), (8192, Some([7; 16])));
     }
 }

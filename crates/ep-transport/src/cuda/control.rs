@@ -14,7 +14,8 @@ use super::error::CudaError;
 use super::memory::DeviceMemory;
 use super::table::{Head, MAX_RANKS, NEVER, OPERATION, Row, Table, Waits};
 use super::words::Words;
-use crate::control::Participation;
+use crate::control::{Admission, Participation};
+use crate::error::Error;
 use crate::ids::{Epoch, Incarnation, Rank};
 use std::mem::{offset_of, size_of};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -570,5 +571,43 @@ impl<W: Words> DeviceControl<W> {
             self.put(self.check(*rank)? + offset_of!(Row, active_until), &[0])?;
         }
         Ok(())
+    }
+}
+
+impl<W: Words> Admission for DeviceControl<W> {
+    fn capacity(&self) -> u32 {
+        self.settings.capacity
+    }
+
+    fn counts(&self, rank: Rank, incarnation: Incarnation) -> Result<bool, Error> {
+        Ok(self.counts(rank, incarnation)?)
+    }
+
+    fn mask_now(&self, rank: Rank) -> Result<(), Error> {
+        Ok(self.mask_now(rank)?)
+    }
+
+    fn quiesce(&self, limit: Duration) -> Result<bool, Error> {
+        Ok(self.quiesce(limit)?)
+    }
+
+    fn promise(&self, ahead: u64) -> Result<Epoch, Error> {
+        Ok(self.promise(ahead)?)
+    }
+
+    fn unshared(&self) -> Result<Epoch, Error> {
+        Ok(self.unshared()?)
+    }
+
+    fn admit(&self, ranks: &[(Rank, Incarnation)], from: Epoch, own: bool) -> Result<Epoch, Error> {
+        if own {
+            self.admit_self(ranks, from)?;
+            return Ok(from);
+        }
+        Ok(self.admit(ranks, from)?)
+    }
+
+    fn release(&self) -> Result<(), Error> {
+        Ok(self.release()?)
     }
 }

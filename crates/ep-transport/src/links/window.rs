@@ -35,22 +35,8 @@ impl WindowLink {
     }
 
     pub(super) fn connect(&mut self, card: &Card) -> Result<(), Error> {
-        let rank = card.rank;
-        let failed = |what: String| move |source| Error::Window { rank, what, source };
-        let ours = window::host_identity().map_err(failed("host identity".into()))?;
-        if card.host != ours {
-            return Err(Error::OtherHost {
-                rank,
-                theirs: card.host.clone(),
-                ours,
-            });
-        }
-        let name = card.window.as_ref().ok_or(Error::NotOffered {
-            rank,
-            what: "window",
-        })?;
-        let file = window::fetch(name).map_err(failed(format!("socket {name}")))?;
-        self.window.replace(file.as_fd())?;
+        let shared = window::fetch_from(card)?;
+        self.window.replace(shared.file.as_fd())?;
         self.connected = true;
         Ok(())
     }
