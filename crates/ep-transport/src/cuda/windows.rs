@@ -195,6 +195,45 @@ impl Windows {
         self.show_sink(&mut views, rank)
     }
 
+    /// Copies `data` into `rank`'s window at `offset`, as a kernel here would store it.
+    ///
+    /// # Errors
+    /// The range is not inside the window, or the GPU does not answer.
+    pub fn write(&self, rank: Rank, offset: u64, data: &[u8]) -> Result<(), CudaError> {
+        let views = self.lock();
+        let to = self.at(&views, rank, offset, data.len())?;
+        // SAFETY: in range, and something is mapped there as long as the views are locked.
+        unsafe { self.device.copies().write(&self.device, to, data) }
+    }
+
+    /// Copies what `rank`'s window shows at `offset` into `data`.
+    ///
+    /// # Errors
+    /// The range is not inside the window, or the GPU does not answer.
+    pub fn read(&self, rank: Rank, offset: u64, data: &mut [u8]) -> Result<(), CudaError> {
+        let views = self.lock();
+        let from = self.at(&views, rank, offset, data.len())?;
+        // SAFETY: as in `write`.
+        unsafe { self.device.copies().read(&self.device, from, data) }
+    }
+
+    /// The address of `len` bytes behind which there is memory.
+    fn at(&self, views: &[View], rank: Rank, offset: u64, len: usize) -> Result<u64, CudaError> {
+        let capacity = views.len() as u32;
+        let bytes = match views.get(rank.index()) {
+            None => return Err(CudaError::NoSuchRank { rank, capacity }),
+            Some(View::Memory) => self.extent.bytes,
+            Some(View::Sink { pieces }) => pieces * self.extent.piece,
+        };
+        let len = len as u64;
+        match offset.checked_add(len) {
+            Some(end) if end <= bytes => {
+                Ok(self.base + u64::from(rank.0) * self.extent.bytes + offset)
+            }
+            _ => Err(CudaError::OutOfRange { offset, len, bytes }),
+        }
+    }
+
     fn check_size(&self, rank: Rank, theirs: u64) -> Result<(), CudaError> {
         let ours = self.extent.bytes;
         if theirs == ours {
