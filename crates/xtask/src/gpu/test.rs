@@ -22,8 +22,10 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     if commands.is_empty() {
         let mut command = cargo()?;
         command
-            .args(["test", "--release", "--package", "ep-buffer"])
-            .args(["--features", "cuda", "--test", "cuda", "--"]);
+            .args(["test", "--release", "--no-fail-fast"])
+            .args(["--package", "ep-transport", "--package", "ep-buffer"])
+            .args(["--features", "ep-transport/cuda,ep-buffer/cuda"])
+            .args(["--test", "gpu", "--test", "cuda", "--"]);
         commands.push(command);
     }
     let (mut counts, mut good) = (Counts::default(), true);
