@@ -109,6 +109,54 @@ pub enum EpError {
         /// The argument.
         what: &'static str,
     },
+    /// A number that must be a multiple of another.
+    #[cfg(feature = "cuda")]
+    #[error("{rank}: {what} is {value}, which is not a multiple of {multiple}")]
+    NotMultiple {
+        /// This rank.
+        rank: Rank,
+        /// The number.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+        /// What it has to be a multiple of.
+        multiple: u64,
+    },
+    /// Device memory that is too small, or not aligned to 16 bytes.
+    #[cfg(feature = "cuda")]
+    #[error("{rank}: {what} has {bytes} bytes at {address:#x}; needed are {needed}, aligned to 16")]
+    Tensor {
+        /// This rank.
+        rank: Rank,
+        /// The argument.
+        what: &'static str,
+        /// Its device address.
+        address: u64,
+        /// Its size.
+        bytes: u64,
+        /// The size that goes with the other arguments.
+        needed: u64,
+    },
+    /// Halves of operations that do not belong together.
+    #[cfg(feature = "cuda")]
+    #[error("{rank}: {called} was called, but {due} is due")]
+    Order {
+        /// This rank.
+        rank: Rank,
+        /// What was called.
+        called: &'static str,
+        /// What should have been.
+        due: &'static str,
+    },
+    /// The GPU or its driver refused.
+    #[cfg(feature = "cuda")]
+    #[error("{rank}: the GPU refused")]
+    Cuda {
+        /// This rank.
+        rank: Rank,
+        /// What it refused.
+        source: ep_transport::cuda::CudaError,
+    },
     /// The local region refused an access, so it is not the one that was checked.
     #[error("{rank}: access outside of the region")]
     Region {

@@ -46,6 +46,8 @@
 pub mod buffer;
 mod combine;
 pub mod config;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod dispatch;
 pub mod error;
 pub mod exchange;

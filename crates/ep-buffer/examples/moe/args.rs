@@ -111,7 +111,13 @@ impl Args {
     }
 
     pub(crate) fn buffer(&self) -> anyhow::Result<Config> {
+        self.buffer_of_rounds(2)
+    }
+
+    /// The same with so many operations in a round.
+    pub(crate) fn buffer_of_rounds(&self, ops: u32) -> anyhow::Result<Config> {
         Config::builder(self.capacity, self.experts, self.hidden, self.tokens)
+            .ops_per_round(ops)
             .max_top_k(self.top_k)
             .lanes(self.lanes)
             .time_out(Duration::from_millis(self.time_out_ms))

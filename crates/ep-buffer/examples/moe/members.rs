@@ -2,8 +2,34 @@
 
 use super::moe::events::{Event, now_us};
 use super::moe::layer::Emit;
-use ep_transport::{Group, LossKind, MemberEvent, Rank, Snapshot};
+use ep_transport::{Group, Incarnation, LossKind, MemberEvent, Rank, Snapshot};
 use std::collections::HashMap;
+
+/// What is asked of a group, whatever its data path is.
+pub(crate) trait Members {
+    fn rank(&self) -> Rank;
+    fn incarnation(&self) -> Incarnation;
+    fn snapshot(&self) -> Snapshot;
+    fn take_events(&self) -> Vec<MemberEvent>;
+}
+
+impl Members for Group {
+    fn rank(&self) -> Rank {
+        ep_transport::Fabric::rank(self)
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.incarnation()
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.snapshot()
+    }
+
+    fn take_events(&self) -> Vec<MemberEvent> {
+        self.take_events()
+    }
+}
 
 /// Turns the group's events into lines, and compares what it holds before and after
 /// each update.
@@ -16,7 +42,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(group: &Group) -> Self {
+    pub(crate) fn new(group: &impl Members) -> Self {
         Self {
             before: group.snapshot(),
             attempts: HashMap::new(),
@@ -25,7 +51,7 @@ impl Watch {
     }
 
     /// Emits what has happened since the last call.
-    pub(crate) fn poll(&mut self, group: &Group, emit: &mut Emit<'_>) {
+    pub(crate) fn poll(&mut self, group: &impl Members, emit: &mut Emit<'_>) {
         let mut events = group.take_events();
         let admitted = |event: &MemberEvent| matches!(event, MemberEvent::Admitted { .. });
         let after = events.iter().any(admitted).then(|| group.snapshot());
@@ -43,7 +69,7 @@ impl Watch {
 
     fn tell(
         &mut self,
-        group: &Group,
+        group: &impl Members,
         events: Vec<MemberEvent>,
         after: Option<&Snapshot>,
         emit: &mut Emit<'_>,
@@ -105,7 +131,7 @@ impl Watch {
                     if own {
                         emit(Event::Admitted {
                             attempt,
-                            rank: ep_transport::Fabric::rank(group).0,
+                            rank: group.rank().0,
                             incarnation: group.incarnation().0,
                             epoch: from.0,
                             at_us,

@@ -8,6 +8,7 @@
 
 pub(crate) mod fake;
 
+use ep_buffer::testing::reference::{self, Batch, Delivered, Reference, Rows};
 use ep_buffer::testing::{Cluster, Network, TestFabric};
 use ep_buffer::{Config, EpBuffer};
 use ep_transport::{Fabric, Rank};
@@ -53,6 +54,15 @@ pub(crate) struct Tokens {
 impl Tokens {
     pub(crate) fn count(&self) -> usize {
         self.topk_idx.len() / self.top_k
+    }
+
+    fn batch(&self) -> Batch {
+        Batch {
+            top_k: self.top_k,
+            x: self.x.clone(),
+            topk_idx: self.topk_idx.clone(),
+            topk_weights: self.topk_weights.clone(),
+        }
     }
 
     /// `count` tokens of `hidden` elements that depend on everything, with choices
@@ -116,27 +126,6 @@ pub(crate) fn run_experts<F: Fabric>(
     }
 }
 
-/// What `rank` must receive for its local expert: (source, token), in order.
-pub(crate) fn expected_rows(
-    config: &Config,
-    tokens: &[Tokens],
-    sources: &[Rank],
-    expert: u32,
-) -> Vec<(Rank, u32)> {
-    let mut rows = Vec::new();
-    for source in sources {
-        let of = &tokens[source.index()];
-        for token in 0..of.count() {
-            let choices = &of.topk_idx[token * of.top_k..(token + 1) * of.top_k];
-            if choices.contains(&(expert as i32)) {
-                rows.push((*source, token as u32));
-            }
-        }
-    }
-    assert!(rows.len() <= config.rows_per_expert());
-    rows
-}
-
 /// Compares all that a dispatch delivered with what `sources` brought.
 pub(crate) fn check_dispatch<F: Fabric>(
     buffer: &EpBuffer<F>,
@@ -144,34 +133,20 @@ pub(crate) fn check_dispatch<F: Fabric>(
     tokens: &[Tokens],
     sources: &[Rank],
 ) {
-    let config = buffer.config();
-    let hidden = config.hidden() as usize;
-    let capacity = config.capacity() as usize;
     assert_eq!(out.answered().iter().collect::<Vec<_>>(), sources);
-    for (local, expert) in config.placement().experts_of(buffer.rank()).enumerate() {
-        let rows = expected_rows(config, tokens, sources, expert);
-        assert_eq!(out.recv_count()[local] as usize, rows.len());
-        let got = out.expert_rows(local).unwrap();
-        for (i, (source, token)) in rows.iter().enumerate() {
-            assert_eq!(out.src_info()[local * config.rows_per_expert() + i], *token);
-            let t = *token as usize;
-            let sent = &tokens[source.index()].x[t * hidden..(t + 1) * hidden];
-            assert_eq!(&got[i * hidden..(i + 1) * hidden], sent);
-        }
-        for source in (0..config.capacity()).map(Rank) {
-            let range = out.layout_range()[local * capacity + source.index()];
-            let count = rows.iter().filter(|(s, _)| *s == source).count();
-            assert_eq!(range.count as usize, count);
-            if count > 0 {
-                let begin = rows.iter().position(|(s, _)| *s == source).unwrap();
-                assert_eq!(range.begin as usize, begin);
-            }
-        }
-    }
+    let batches: Vec<Batch> = tokens.iter().map(Tokens::batch).collect();
+    let reference = Reference::new(buffer.config(), &batches, out.answered());
+    let delivered = Delivered {
+        recv_count: out.recv_count(),
+        src_info: out.src_info(),
+        layout_range: out.layout_range(),
+        rows: Rows::Bf16(out.recv_x()),
+    };
+    reference.check_dispatch(buffer.rank(), &delivered).unwrap();
 }
 
-/// Compares what a combine delivered with an f64 sum over the choices whose owners
-/// are among `present`, and the missing bits with the others.
+/// Compares what a combine delivered with a sum over the choices whose owners are among
+/// `present`, and the missing bits with the others.
 pub(crate) fn check_combine(
     config: &Config,
     own: &Tokens,
@@ -179,36 +154,16 @@ pub(crate) fn check_combine(
     present: &[Rank],
 ) {
     let hidden = config.hidden() as usize;
-    let placement = config.placement();
     assert_eq!(out.missing().len(), own.count());
     assert_eq!(out.x().len(), own.x.len());
-    for token in 0..own.count() {
-        let mut missing = 0;
-        let mut sum = vec![0.0; hidden];
-        let mut scale = vec![0.0; hidden];
-        for k in 0..own.top_k {
-            let Ok(e) = u32::try_from(own.topk_idx[token * own.top_k + k]) else {
-                continue;
-            };
-            if !present.contains(&placement.owner(e)) {
-                missing |= 1 << k;
-                continue;
-            }
-            let weight = f64::from(own.topk_weights[token * own.top_k + k]);
-            for i in 0..hidden {
-                let x = own.x[token * hidden + i].to_f64();
-                let result = bf16::from_f64(expert(e, x)).to_f64();
-                sum[i] += weight * result;
-                scale[i] += (weight * result).abs();
-            }
+    let result = |e: u32, token: usize, row: &mut [bf16]| {
+        let x = &own.x[token * hidden..(token + 1) * hidden];
+        for (to, x) in row.iter_mut().zip(x) {
+            *to = bf16::from_f64(expert(e, x.to_f64()));
         }
-        assert_eq!(out.missing()[token], missing, "token {token}");
-        for i in 0..hidden {
-            let got = out.x()[token * hidden + i].to_f64();
-            // Two roundings to bf16, whose significand has 8 bits: of the partial sums
-            // and of the sum, each by at most 2^-8 of what is rounded; f32 adds little.
-            let bound = scale[i] * (2.0 / 256.0 + 1e-4) + 1e-30;
-            assert!((got - sum[i]).abs() <= bound, "token {token}, element {i}");
-        }
-    }
+    };
+    let present = present.iter().copied().collect();
+    let delivered = (out.x(), out.missing());
+    // Whose they are is only for the error.
+    reference::check_combine(config, Rank(0), &own.batch(), &present, delivered, result).unwrap();
 }

@@ -67,8 +67,10 @@ pub struct Head {
 pub struct Counter {
     /// The word.
     pub count: u64,
+    /// In `ended`: when the last operation ended, by `globaltimer`.
+    pub at_ns: u64,
     /// To the end of the line.
-    pub line: [u64; 15],
+    pub line: [u64; 14],
 }
 
 /// When a rank takes part.

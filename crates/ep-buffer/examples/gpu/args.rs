@@ -1,0 +1,70 @@
+//! The command line of one rank on a GPU.
+
+use crate::args as moe;
+use anyhow::ensure;
+use clap::{Parser, ValueEnum};
+use ep_buffer::Config;
+use ep_buffer::cuda::{DispatchType, ScaleFormat, Settings};
+
+/// What the process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Verifies one configuration, times it, and ends.
+    Bench,
+    /// Replays one graph until it is told to leave, whoever dies or comes.
+    Serve,
+}
+
+/// What rows are dispatched as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dispatch {
+    Bf16,
+    Fp8,
+    /// With scales that are powers of two.
+    Fp8Ue8m0,
+}
+
+/// One rank of a mixture-of-experts layer on a GPU. It prints one JSON object a line.
+#[derive(Clone, Debug, Parser)]
+pub(crate) struct Args {
+    #[arg(value_enum)]
+    pub(crate) mode: Mode,
+    /// What rows are dispatched as.
+    #[arg(long, value_enum, default_value_t = Dispatch::Bf16)]
+    pub(crate) dispatch: Dispatch,
+    /// Layers, of a dispatch and a combine each, in a graph.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) layers: u32,
+    /// Times that each graph is timed.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) replays: u32,
+    /// Multiprocessors that an operation occupies; all by default. Ranks that share a GPU must
+    /// share them.
+    #[arg(long)]
+    pub(crate) sms: Option<u32>,
+    /// The GPU; by default the one whose number is the rank, modulo how many there are.
+    #[arg(long)]
+    pub(crate) gpu: Option<u32>,
+    #[command(flatten)]
+    pub(crate) common: moe::Args,
+}
+
+impl Args {
+    /// The graph is one round: who comes in does so between two replays.
+    pub(crate) fn config(&self) -> anyhow::Result<Config> {
+        ensure!(self.layers > 0, "--layers 0: at least 1");
+        self.common.buffer_of_rounds(2 * self.layers)
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            dispatch_type: match self.dispatch {
+                Dispatch::Bf16 => DispatchType::Bf16,
+                Dispatch::Fp8 => DispatchType::Fp8(ScaleFormat::F32),
+                Dispatch::Fp8Ue8m0 => DispatchType::Fp8(ScaleFormat::Ue8m0),
+            },
+            sms: self.sms,
+            ..Settings::default()
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! One rank of a group of GPUs, as a process: `cargo xtask bench-gpu` and `gpu-chaos` start them.
+//!
+//! ```text
+//! gpu_rank bench --rank 0 --capacity 2 --serve-store --hidden 7168 --tokens 128 &
+//! gpu_rank bench --rank 1 --capacity 2 --hidden 7168 --tokens 128
+//! ```
+//!
+//! In the mode `serve` it captures a graph of several layers before it is a member, and replays
+//! it until it is told to leave; others die and come meanwhile.
+
+#[expect(dead_code, reason = "rounds are longer here")]
+#[path = "moe/args.rs"]
+mod args;
+#[path = "gpu/bench.rs"]
+mod bench;
+#[path = "gpu/data.rs"]
+mod data;
+#[path = "gpu/args.rs"]
+mod gpu_args;
+#[path = "moe/members.rs"]
+mod members;
+#[expect(dead_code, reason = "the layer on the host is the other example's")]
+mod moe;
+#[expect(dead_code, reason = "there is no software NIC that could leak")]
+#[path = "moe/orders.rs"]
+mod orders;
+#[path = "gpu/rank.rs"]
+mod rank;
+#[expect(dead_code, reason = "a group of GPUs is joined in two steps")]
+#[path = "moe/rendezvous.rs"]
+mod rendezvous;
+#[path = "gpu/serve.rs"]
+mod serve;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use data::Data;
+use ep_buffer::cuda::EpBuffer;
+use ep_buffer::cuda::testing::device_count;
+use ep_transport::cuda::{Device, GpuGroup, TimeOuts};
+use gpu_args::{Args, Mode};
+use members::Watch;
+use moe::events::Event;
+use orders::Orders;
+use rank::GpuRank;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the ranks wait for each other at the beginning.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match rank(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(rank = args.common.rank, "{error:#}");
+            say(&Event::Error {
+                message: format!("{error:#}"),
+            });
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints a line. Nobody listening is no reason to stop serving.
+fn say(event: &impl serde::Serialize) {
+    if let Ok(mut line) = serde_json::to_vec(event) {
+        line.push(b'\n');
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(&line).and_then(|()| out.flush());
+    }
+}
+
+fn rank(args: &Args) -> Result<()> {
+    let common = &args.common;
+    let (config, settings) = (args.config()?, args.settings());
+    let group_config = common.group(&config)?;
+    let gpus = device_count();
+    if gpus == 0 {
+        bail!("no GPU, or no driver of one");
+    }
+    let device = Device::open(args.gpu.unwrap_or(common.rank % gpus))?;
+    let (_server, store) = rendezvous::open(common, group_config.secret.clone())?;
+    let time_outs = TimeOuts {
+        operation: config.time_out(),
+        decision: config.decision_time_out(),
+    };
+    let bytes = EpBuffer::footprint(&config, &settings);
+    let group = GpuGroup::open(&group_config, &device, bytes, time_outs, Arc::clone(&store))?;
+    say(&Event::Ready {
+        rank: common.rank,
+        incarnation: group.incarnation().0,
+        pid: std::process::id(),
+    });
+    let data = Data::new(&config, common.seed, common.routing);
+    let me = group.rank();
+    let layers = match args.mode {
+        Mode::Bench => 1,
+        Mode::Serve => args.layers,
+    };
+    let mut rank = GpuRank::new(&config, settings, group, layers)?;
+    if args.mode == Mode::Bench {
+        rank.buffer.fabric_mut().0.wait_admitted(PATIENCE)?;
+        say(&bench::run(&mut rank, args, &data, &*store)?);
+        return Ok(());
+    }
+    rank.load(&data.batch(me, 0))?;
+    let graph = serve::capture(&mut rank)?;
+    // Alone, with every peer masked: the first replay is slower than others.
+    graph.launch()?;
+    rank.stream.synchronize()?;
+    let mut watch = Watch::new(&rank.buffer.fabric().0);
+    rank.buffer.fabric_mut().0.wait_admitted(PATIENCE)?;
+    let orders = Orders::take();
+    let mut emit = |event: Event| say(&event);
+    let summary = serve::run(&mut rank, &graph, &data, &orders, &mut watch, &mut emit)?;
+    drop(graph);
+    let unverified = summary.steps - summary.verified_steps;
+    rank.buffer.into_fabric().0.leave().context("leaving")?;
+    say(&Event::Summary(summary));
+    if unverified > 0 {
+        bail!("{unverified} replays did not agree with the reference");
+    }
+    Ok(())
+}

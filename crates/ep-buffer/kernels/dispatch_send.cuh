@@ -1,0 +1,295 @@
+// Dispatch, the sending blocks.
+//
+// Token t goes to place t of the area that each destination keeps for this rank, so rows
+// leave without knowing any counts. Beside them go a meta line per token (which experts of
+// it, with which weight, as which row of that expert) and the counts per expert. Nothing
+// depends on the order in which threads run.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp8.h>
+
+#include "lines.cuh"
+
+namespace ep {
+
+template <bool FP8>
+__host__ __device__ constexpr int scratch_bytes() {
+    // Meta lines; the image of a segment; its input.
+    return 512 + (FP8 ? slot_vectors(kSlots) * 16 + 64 + kSlots * 15 / 4 * 256 : 0);
+}
+
+__device__ __forceinline__ int expert_at(const EpArgs& a, int i) {
+    const int64_t e = a.index_bytes == 8 ? reinterpret_cast<const int64_t*>(a.topk_idx)[i]
+                                         : reinterpret_cast<const int32_t*>(a.topk_idx)[i];
+    return static_cast<uint64_t>(e) < a.experts ? static_cast<int>(e) : -1;
+}
+
+// Loads a segment of a token and brings it into the lanes' order, quantised for FP8: there
+// lanes 2g and 2g+1 share group g, so that one shuffle completes its maximum.
+template <bool FP8>
+struct Loader {
+    uint4 input[FP8 ? 1 : kSlots];
+
+    __device__ __forceinline__ void issue(const EpArgs& a, const Geometry& g, int token, int segment, int lane, char* raw) {
+        const char* from = reinterpret_cast<const char*>(a.x) + static_cast<size_t>(token) * a.hidden * 2 +
+                           segment * g.unit * (FP8 ? 256 : 16);
+        if constexpr (FP8) {
+            const int vectors = g.units_of(segment) * 16;
+            const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(raw));
+            __syncwarp();
+#pragma unroll 2
+            for (int v = lane; v < vectors; v += 32)
+                asm volatile("cp.async.cg.shared.global [%0],[%1],16;" ::"r"(to + v * 16), "l"(from + v * 16) : "memory");
+        } else {
+            const LaneMap map(lane, g.slots_of(segment), g.vectors_of(segment));
+#pragma unroll
+            for (int q = 0; q < kSlots; q++) {
+                input[q] = make_uint4(0, 0, 0, 0);
+                if (q < map.count) input[q] = load_input(from + map.offset + q * map.stride);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void finish(const EpArgs& a, const Geometry& g, int segment, int lane, char* raw, char* image,
+                                           const LaneMap& map, Segment& s) {
+        if constexpr (FP8) {
+            const int groups = g.units_of(segment);
+            asm volatile("cp.async.wait_all;" ::: "memory");
+            __syncwarp();
+            uint4 x[8];
+            __nv_bfloat162 most = __float2bfloat162_rn(0.f);
+            const bool on = lane < 2 * groups;
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                x[i] = make_uint4(0, 0, 0, 0);
+                // Lanes begin at different vectors: no bank conflicts.
+                if (on) x[i] = *reinterpret_cast<uint4*>(raw + lane * 128 + ((i + lane) & 7) * 16);
+                const __nv_bfloat162* h = reinterpret_cast<const __nv_bfloat162*>(&x[i]);
+                most = __hmax2(most, __hmax2(__hmax2(__habs2(h[0]), __habs2(h[1])), __hmax2(__habs2(h[2]), __habs2(h[3]))));
+            }
+            float peak = fmaxf(__low2float(most), __high2float(most));
+            peak = fmaxf(fmaxf(peak, __shfl_xor_sync(~0u, peak, 1)), 1e-4f);
+            // As the host reference does it, bit for bit.
+            float scale = __fmul_rn(peak, 1.f / 448.f), inverse;
+            if (a.scale_format == EP_SCALE_UE8M0) {
+                const uint32_t bits = __float_as_uint(scale);
+                const uint32_t exponent = (bits >> 23) + ((bits & 0x7fffff) != 0);
+                scale = __uint_as_float(exponent << 23);
+                inverse = __uint_as_float((254 - exponent) << 23);
+            } else {
+                inverse = __fdiv_rn(448.f, peak);
+            }
+            if (on && !(lane & 1)) reinterpret_cast<float*>(image + groups * 128)[lane >> 1] = scale;
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const __nv_bfloat162* h = reinterpret_cast<const __nv_bfloat162*>(&x[i]);
+                uint32_t q[4];
+#pragma unroll
+                for (int c = 0; c < 4; c++) {
+                    const float2 p = __bfloat1622float2(h[c]);
+                    q[c] = __nv_cvt_float2_to_fp8x2(make_float2(__fmul_rn(p.x, inverse), __fmul_rn(p.y, inverse)), __NV_SATFINITE, __NV_E4M3);
+                }
+                if (on) *reinterpret_cast<uint2*>(image + lane * 64 + ((i + lane) & 7) * 8) = make_uint2(q[0] | q[1] << 16, q[2] | q[3] << 16);
+            }
+            __syncwarp();
+#pragma unroll
+            for (int q = 0; q < kSlots; q++) {
+                s[q] = make_uint4(0, 0, 0, 0);
+                if (q < map.count) s[q] = *reinterpret_cast<uint4*>(image + map.offset + q * map.stride);
+            }
+        } else {
+#pragma unroll
+            for (int q = 0; q < kSlots; q++) s[q] = input[q];
+        }
+    }
+};
+
+// Shared memory of a sending block, in words.
+struct SendSpace {
+    uint32_t* meta;    // [own][meta_lines * 32]
+    int* before;       // [experts]: rows of each expert from tokens before the own ones
+    uint32_t* counts;  // [count_words]: what one destination is told
+    uint32_t* owners;  // [own]: ranks that the token goes to
+    uint32_t* again;   // whether an own token names an expert twice
+    int* chosen;       // [own][top_k]: -1 none; -2 - e: expert e, which this token has named before
+    int zeroed;        // words from `before` on that begin as 0
+    __device__ __forceinline__ SendSpace(const EpArgs& a, int* space, int own) {
+        meta = reinterpret_cast<uint32_t*>(space);
+        before = space + own * a.meta_lines * 32;
+        counts = reinterpret_cast<uint32_t*>(before + a.experts);
+        owners = counts + a.count_words;
+        again = owners + own;
+        chosen = reinterpret_cast<int*>(again + 1);
+        zeroed = a.experts + a.count_words + own + 1;
+    }
+};
+
+// Counts of the tokens before the own ones, of all tokens for the destination `counted` (-1:
+// none), and what each own token needs to know. A warp takes as many tokens as it has lanes
+// for their choices.
+template <int NT>
+__device__ __forceinline__ void count_experts(const EpArgs& a, const SendSpace& s, int first, int last, int counted) {
+    constexpr int NW = NT / 32, kAhead = 4;
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, K = a.top_k;
+    const int per_warp = a.tokens_per_warp, place = div_by(lane, a.magic_top_k), k = lane - place * K;
+    const int end = counted >= 0 ? static_cast<int>(a.tokens) : last, first_counted = counted >= 0 ? first_expert_of(a, counted) : 0;
+    uint32_t* const present = s.counts + a.max_local_experts + 1;
+#pragma unroll 1
+    for (int t0 = warp * per_warp; t0 < end; t0 += kAhead * NW * per_warp) {
+        int ahead[kAhead];
+#pragma unroll
+        for (int q = 0; q < kAhead; q++) {
+            const int token = t0 + q * NW * per_warp + place;
+            ahead[q] = place < per_warp && token < end ? expert_at(a, token * K + k) : -1;
+        }
+#pragma unroll 1
+        for (int q = 0; q < kAhead; q++) {
+            const int token = t0 + q * NW * per_warp + place, e = ahead[0];
+#pragma unroll
+            for (int i = 0; i + 1 < kAhead; i++) ahead[i] = ahead[i + 1];
+            const uint32_t same = __match_any_sync(~0u, e >= 0 ? place << 16 | e : -1 - lane);
+            const bool again = same & ((1u << lane) - 1), own = place < per_warp && token >= first && token < last;
+            const int d = e >= 0 ? owner_of(a, e) : 0xff;
+            if (e >= 0 && !again) {
+                if (token < first) atomicAdd(&s.before[e], 1);
+                if (d == counted) {
+                    atomicAdd(&s.counts[e - first_counted], 1);
+                    atomicOr(&present[token / 32], 1u << (token & 31));
+                }
+                if (own) atomicOr(&s.owners[token - first], 1u << d);
+            }
+            if (own) {
+                s.chosen[(token - first) * K + k] = again ? -2 - e : e;
+                if (again && e >= 0) *s.again = 1;
+                reinterpret_cast<uint8_t*>(a.handle_owners)[token * a.max_top_k + k] = static_cast<uint8_t>(d);
+            }
+        }
+    }
+}
+
+// One warp: which row of its expert each choice is, and the meta lines.
+__device__ __forceinline__ void make_meta(const EpArgs& a, const SendSpace& s, int first, int own, int lane, float weight, uint32_t own_tag) {
+    const int K = a.top_k, words = a.meta_lines * 32;
+    const float* weights = reinterpret_cast<const float*>(a.topk_weights);
+#pragma unroll 1
+    for (int i0 = 0; i0 < own * K; i0 += 32) {
+        const int i = i0 + lane;
+        const bool in = i < own * K;
+        const int e = in ? s.chosen[i] : -1;
+        const uint32_t same = __match_any_sync(~0u, e);
+        float w = weight;
+        if (i0 && in) w = weights[first * K + i];
+        const int lower = __popc(same & ((1u << lane) - 1)), before = e >= 0 ? s.before[e] : 0;
+        __syncwarp();
+        uint32_t entry = ~0u;
+        if (e >= 0) {
+            entry = e | (before + lower) << 16;
+            if (lower == 0) s.before[e] = before + __popc(same);
+        }
+        __syncwarp();
+        if (!in) continue;
+        const int token = div_by(i, a.magic_top_k), k = i - token * K;
+        if (e >= 0 && *s.again)  // An expert that is named again is sent once, with the sum of the weights.
+#pragma unroll 1
+            for (int j = k + 1; j < K; j++)
+                if (s.chosen[token * K + j] == -2 - e) w += weights[(first + token) * K + j];
+        uint32_t* m = s.meta + token * words;
+        m[meta_word(1 + 2 * k)] = entry;
+        m[meta_word(2 + 2 * k)] = __float_as_uint(w);
+        if (k == 0) {
+            m[0] = first + token;
+#pragma unroll 1
+            for (int j = K; j < static_cast<int>(a.max_top_k); j++) m[meta_word(1 + 2 * j)] = ~0u;
+#pragma unroll 1
+            for (int j = 0; j < static_cast<int>(a.meta_lines); j++) m[j * 32 + 31] = own_tag;
+        }
+    }
+}
+
+template <bool FP8, int NT>
+__device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int* space) {
+    constexpr int NW = NT / 32;
+    const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, b = blockIdx.x, NS = a.senders, R = a.capacity, me = a.me;
+    __shared__ Operation o;
+    const uint32_t tokens = a.tokens;
+    const Geometry g(a.dispatch);
+    char *image = scratch, *raw = image + slot_vectors(kSlots) * 16 + 64;
+    // Tokens whose meta lines this block makes; rows are dealt out segment by segment.
+    const int first = div_by(b * static_cast<int>(tokens), a.magic_senders), last = div_by((b + 1) * static_cast<int>(tokens), a.magic_senders), own = last - first;
+    const SendSpace s(a, space, own);
+    const int counted = b - (NS - R);
+#pragma unroll 1
+    for (int i = tid; i < s.zeroed; i += NT) s.before[i] = 0;
+    __syncthreads();
+
+    // This warp's segments: neighbours on different SMs; the last warps first, since the first ones count.
+    int task = (NW - 1 - warp) * NS + b;
+    const int tasks = static_cast<int>(tokens) * g.segments;
+    Loader<FP8> loader;
+    int token = div_by(task, g.magic), segment = task - token * g.segments;
+    int expert = -1;
+    if (task < tasks) {
+        loader.issue(a, g, token, segment, lane, raw);
+        if (lane < static_cast<int>(a.top_k)) expert = expert_at(a, token * a.top_k + lane);
+    }
+    float weight = 0;
+    if (tid < own * static_cast<int>(a.top_k) && tid < 32) weight = reinterpret_cast<const float*>(a.topk_weights)[first * a.top_k + tid];
+
+    // Counts and meta lines first: they must not queue behind the rows. The table travels meanwhile.
+    if (warp == NW - 1) begin_operation(a, o, lane);
+    count_experts<NT>(a, s, first, last, counted);
+    __syncthreads();
+    const uint32_t own_tag = o.tags[me], reachable = o.reachable;
+    const uint64_t epoch = o.epoch;
+    if (counted >= 0 && reachable >> counted & 1) {
+        char* const to = half_of(a, counted, epoch) + a.counts_at + static_cast<size_t>(me) * a.count_words * 8;
+#pragma unroll 1
+        for (int i = tid; i < static_cast<int>(a.count_words); i += NT)
+            store_sys64(to + i * 8, static_cast<uint64_t>(own_tag) << 32 | (i == static_cast<int>(a.max_local_experts) ? tokens : s.counts[i]));
+    }
+    if (warp == 0) make_meta(a, s, first, own, lane, weight, own_tag);
+    if (warp == 1)
+#pragma unroll 1
+        for (int i = lane; i < own; i += 32) reinterpret_cast<uint32_t*>(a.handle_sent)[first + i] = s.owners[i] & reachable;
+    __syncthreads();
+    const int meta_vectors = 8 * a.meta_lines;
+#pragma unroll 1
+    for (int i = warp; i < own; i += NW)
+#pragma unroll 1
+        for (uint32_t left = s.owners[i] & reachable; left; left &= left - 1)
+            if (lane < meta_vectors)
+                store_sys(half_of(a, __ffs(left) - 1, epoch) + a.meta_at +
+                              static_cast<size_t>(me * a.max_tokens + first + i) * a.meta_lines * 128 + lane * 16,
+                          reinterpret_cast<const uint4*>(s.meta + i * a.meta_lines * 32)[lane]);
+
+    Segment u;
+#pragma unroll 1
+    for (bool loaded = true; task < tasks; task += NW * NS, loaded = false) {
+        if (!loaded) {
+            token = div_by(task, g.magic);
+            segment = task - token * g.segments;
+            loader.issue(a, g, token, segment, lane, raw);
+            expert = lane < static_cast<int>(a.top_k) ? expert_at(a, token * a.top_k + lane) : -1;
+        }
+        const int slots = g.slots_of(segment);
+        const LaneMap map(lane, slots, g.vectors_of(segment));
+        loader.finish(a, g, segment, lane, raw, image, map, u);
+        const uint32_t to = __reduce_or_sync(~0u, expert >= 0 ? 1u << owner_of(a, expert) : 0) & reachable;
+        // Begin at another destination for each segment: the links are loaded evenly.
+        int d = token + segment;
+        d += me - div_by(d, a.magic_capacity) * R;
+#pragma unroll 1
+        for (int q = 0; q < R; q++) {
+            if (++d >= me + R) d = me;
+            const int rank = d >= R ? d - R : d;
+            if (to >> rank & 1)
+                store_lines(half_of(a, rank, epoch) + a.rows_at +
+                                static_cast<size_t>(me * a.max_tokens + token) * a.row_bytes + segment * kSlots * kSlotBytes,
+                            u, slots, own_tag, lane, map.tagged);
+        }
+    }
+    __syncthreads();
+    if (tid == 0) end_operation(a);
+}
+
+}  // namespace ep

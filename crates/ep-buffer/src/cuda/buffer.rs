@@ -1,0 +1,711 @@
+//! The buffer itself: one rank's end of dispatch and combine on a GPU.
+
+use super::args::{Args, MODE_RECEIVE, MODE_SEND, Report, SCALE_F32, SCALE_UE8M0};
+use super::kernels::{Kernels, MAX_SHARED_BYTES};
+use super::layout::{Layout, magic};
+use super::settings::{DispatchType, ScaleFormat, Settings};
+use super::tensor::{
+    Answers, CombineOutput, CombineTensors, DispatchHandle, DispatchOutput, DispatchTensors, Sizes,
+    Stream, Tensor, Tokens, combine_answers,
+};
+use crate::config::Config;
+use crate::error::EpError;
+use ep_transport::cuda::{CudaError, Device, DeviceMemory, GpuGroup, Windows};
+use ep_transport::{Incarnation, Rank};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+static NEXT_BUFFER: AtomicU64 = AtomicU64::new(1);
+
+/// Ranks that the GPU form can hold: a bit in a word, a lane in a warp.
+pub const MAX_RANKS: u32 = 32;
+/// Experts whose counts fit the shared memory of a block with room to spare.
+pub const MAX_EXPERTS: u32 = 8192;
+/// Meta data of a token that a warp stores at once.
+const MAX_META_LINES: u32 = 4;
+
+/// What a buffer needs of the group that it is in.
+pub trait DeviceFabric {
+    /// This rank.
+    fn rank(&self) -> Rank;
+    /// This life of it.
+    fn incarnation(&self) -> Incarnation;
+    /// The GPU.
+    fn device(&self) -> &Arc<Device>;
+    /// The memory of all ranks, this one's included.
+    fn windows(&self) -> &Windows;
+    /// Where the device table is.
+    fn table_address(&self) -> u64;
+}
+
+impl DeviceFabric for GpuGroup {
+    fn rank(&self) -> Rank {
+        Self::rank(self)
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        Self::incarnation(self)
+    }
+
+    fn device(&self) -> &Arc<Device> {
+        Self::device(self)
+    }
+
+    fn windows(&self) -> &Windows {
+        Self::windows(self)
+    }
+
+    fn table_address(&self) -> u64 {
+        Self::table_address(self)
+    }
+}
+
+/// Which half of which operation comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pending {
+    Nothing,
+    Dispatch { tokens: u32, top_k: u32 },
+    Combine { tokens: u32, top_k: u32 },
+}
+
+/// Dispatch and combine on a GPU, over NVLink windows.
+///
+/// All ranks of the group put the same operations on their streams in the same order, and
+/// operations of one buffer follow one another: on one stream, or ordered by events. All of
+/// them can be captured in graphs; a graph stays valid for the life of the buffer, whoever
+/// dies and comes back meanwhile.
+#[derive(Debug)]
+pub struct EpBuffer<F> {
+    number: u64,
+    config: Config,
+    settings: Settings,
+    layout: Layout,
+    sizes: Sizes,
+    kernels: Kernels,
+    report: DeviceMemory,
+    expert_tokens: DeviceMemory,
+    base: Args,
+    sms: u32,
+    senders: u32,
+    pending: Pending,
+    fabric: F,
+}
+
+impl EpBuffer<()> {
+    /// Bytes of device memory that each rank's window needs, whatever rank it is.
+    #[must_use]
+    pub fn footprint(config: &Config, settings: &Settings) -> u64 {
+        Layout::new(config, settings).bytes()
+    }
+}
+
+impl<F: DeviceFabric> EpBuffer<F> {
+    /// A buffer on `fabric`, whose windows have at least [`EpBuffer::footprint`] bytes.
+    ///
+    /// # Errors
+    /// The configuration is beyond what GPUs can do or does not fit the group, or the
+    /// device refuses.
+    pub fn new(config: Config, settings: Settings, fabric: F) -> Result<Self, EpError> {
+        let rank = fabric.rank();
+        let device = Arc::clone(fabric.device());
+        let cuda = |source| EpError::Cuda { rank, source };
+        let layout = Layout::new(&config, &settings);
+        let limits = Limits { rank };
+        limits.within("capacity", config.capacity(), 1, MAX_RANKS)?;
+        limits.within("rank", rank.0, 0, config.capacity() - 1)?;
+        limits.within("experts", config.experts(), 1, MAX_EXPERTS)?;
+        limits.within("max_tokens", config.max_tokens(), 1, 65_535)?;
+        limits.within("lines of meta data", layout.meta_lines, 1, MAX_META_LINES)?;
+        if matches!(settings.dispatch_type, DispatchType::Fp8(_))
+            && !config.hidden().is_multiple_of(128)
+        {
+            return Err(EpError::NotMultiple {
+                rank,
+                what: "hidden",
+                value: config.hidden().into(),
+                multiple: 128,
+            });
+        }
+        let all = device.sm_count().map_err(cuda)?;
+        let sms = settings.sms.unwrap_or(all);
+        limits.within("sms", sms, config.capacity() + 1, all)?;
+        let senders = settings
+            .senders
+            .unwrap_or((sms / 4).max(config.capacity()))
+            .max(1);
+        limits.within("senders", senders, config.capacity(), sms - 1)?;
+        let windows = fabric.windows();
+        for (what, ours, theirs) in [
+            (
+                "capacity",
+                config.capacity().into(),
+                u64::from(windows.capacity()),
+            ),
+            (
+                "bytes of a window",
+                layout.bytes(),
+                windows.stride().min(layout.bytes()),
+            ),
+        ] {
+            if ours != theirs {
+                return Err(EpError::Mismatch {
+                    rank,
+                    what,
+                    config: ours,
+                    fabric: theirs,
+                });
+            }
+        }
+        let report = DeviceMemory::new(&device, size_of::<Report>() as u64).map_err(cuda)?;
+        let local = u64::from(config.placement().local_experts(rank)).max(1);
+        let expert_tokens = DeviceMemory::new(&device, local * 8).map_err(cuda)?;
+        let base = Args {
+            report: report.address(),
+            expert_tokens: expert_tokens.address(),
+            ..base_args(&config, &settings, &layout, &fabric)
+        };
+        let buffer = Self {
+            number: NEXT_BUFFER.fetch_add(1, Relaxed),
+            sizes: Sizes::new(&config, &settings, rank),
+            kernels: Kernels::load(&device).map_err(cuda)?,
+            report,
+            expert_tokens,
+            base,
+            sms,
+            senders,
+            pending: Pending::Nothing,
+            layout,
+            config,
+            settings,
+            fabric,
+        };
+        let most = buffer.dispatch_shared(buffer.config.max_tokens(), senders, 384);
+        limits.within("shared memory of a block", most, 0, MAX_SHARED_BYTES)?;
+        Ok(buffer)
+    }
+
+    /// This rank.
+    #[must_use]
+    pub fn rank(&self) -> Rank {
+        self.fabric.rank()
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The group under the buffer.
+    #[must_use]
+    pub fn fabric(&self) -> &F {
+        &self.fabric
+    }
+
+    /// The group under the buffer.
+    pub fn fabric_mut(&mut self) -> &mut F {
+        &mut self.fabric
+    }
+
+    /// Gives the group back. Graphs that have captured operations of this buffer must not be
+    /// launched any more.
+    #[must_use]
+    pub fn into_fabric(self) -> F {
+        self.fabric
+    }
+
+    /// Sizes of what operations read and write.
+    #[must_use]
+    pub fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    /// Device memory for the results of dispatches.
+    ///
+    /// # Errors
+    /// There is not enough.
+    pub fn dispatch_output(&self) -> Result<DispatchOutput, EpError> {
+        self.cuda(DispatchOutput::new(self.fabric.device(), &self.sizes))
+    }
+
+    /// Device memory for the results of combines.
+    ///
+    /// # Errors
+    /// There is not enough.
+    pub fn combine_output(&self) -> Result<CombineOutput, EpError> {
+        self.cuda(CombineOutput::new(self.fabric.device(), &self.config))
+    }
+
+    /// Zeroed device memory for what the experts make.
+    ///
+    /// # Errors
+    /// There is not enough.
+    pub fn expert_output(&self) -> Result<DeviceMemory, EpError> {
+        self.cuda(DeviceMemory::new(
+            self.fabric.device(),
+            self.sizes.expert_output,
+        ))
+    }
+
+    /// A handle, to tie combines to their dispatches.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn handle(&self) -> Result<DispatchHandle, EpError> {
+        self.cuda(DispatchHandle::new(
+            self.fabric.device(),
+            &self.config,
+            self.number,
+        ))
+    }
+
+    /// Who took part in the last combine that has ended. Copies from the device.
+    ///
+    /// # Errors
+    /// The device does not answer.
+    pub fn combine_answers(&self) -> Result<Answers, EpError> {
+        self.cuda(combine_answers(&self.report))
+    }
+
+    /// Rows that each local expert has had in all dispatches so far. Copies from the device.
+    ///
+    /// # Errors
+    /// The device does not answer.
+    pub fn expert_tokens(&self) -> Result<Vec<u64>, EpError> {
+        let mut tokens = vec![0_u64; self.expert_tokens.len() as usize / 8];
+        let read = self
+            .expert_tokens
+            .read(0, bytemuck::cast_slice_mut(&mut tokens));
+        self.cuda(read.map(|()| tokens))
+    }
+
+    fn cuda<T>(&self, result: Result<T, CudaError>) -> Result<T, EpError> {
+        let rank = self.rank();
+        result.map_err(|source| EpError::Cuda { rank, source })
+    }
+
+    /// Sends `tokens` to the ranks of their experts and packs what comes from all ranks by
+    /// expert, all of it on `stream`.
+    ///
+    /// # Errors
+    /// A shape does not fit, or the launch fails; nothing was launched then.
+    ///
+    /// # Safety
+    /// All tensors are device memory of their sizes and stay so until the operation, and
+    /// every graph that has captured it, is through; nobody writes to the inputs meanwhile.
+    /// `stream` is a stream of this device. Operations of this buffer do not overlap.
+    pub unsafe fn dispatch(
+        &mut self,
+        stream: impl Into<Stream>,
+        tokens: &Tokens,
+        handle: &DispatchHandle,
+        out: &DispatchTensors,
+    ) -> Result<(), EpError> {
+        self.expect(Pending::Nothing, "dispatch")?;
+        let args = self.dispatch_args(tokens, handle, out)?;
+        // SAFETY: passed on to our caller.
+        unsafe { self.launch_dispatch(stream.into(), args, MODE_SEND | MODE_RECEIVE) }
+    }
+
+    /// The first half of a dispatch: sends, and returns the GPU to others until
+    /// [`EpBuffer::dispatch_receive`].
+    ///
+    /// # Errors
+    /// As for [`EpBuffer::dispatch`]; or an operation's second half is due.
+    ///
+    /// # Safety
+    /// As for [`EpBuffer::dispatch`].
+    pub unsafe fn dispatch_send(
+        &mut self,
+        stream: impl Into<Stream>,
+        tokens: &Tokens,
+        handle: &DispatchHandle,
+        out: &DispatchTensors,
+    ) -> Result<(), EpError> {
+        self.expect(Pending::Nothing, "dispatch_send")?;
+        let args = self.dispatch_args(tokens, handle, out)?;
+        // SAFETY: passed on to our caller.
+        unsafe { self.launch_dispatch(stream.into(), args, MODE_SEND)? };
+        self.pending = Pending::Dispatch {
+            tokens: tokens.tokens,
+            top_k: tokens.top_k,
+        };
+        Ok(())
+    }
+
+    /// The second half, with the same arguments as the first.
+    ///
+    /// # Errors
+    /// As for [`EpBuffer::dispatch`]; or the first half was another one.
+    ///
+    /// # Safety
+    /// As for [`EpBuffer::dispatch`].
+    pub unsafe fn dispatch_receive(
+        &mut self,
+        stream: impl Into<Stream>,
+        tokens: &Tokens,
+        handle: &DispatchHandle,
+        out: &DispatchTensors,
+    ) -> Result<(), EpError> {
+        let begun = Pending::Dispatch {
+            tokens: tokens.tokens,
+            top_k: tokens.top_k,
+        };
+        self.expect(begun, "dispatch_receive")?;
+        let args = self.dispatch_args(tokens, handle, out)?;
+        // SAFETY: passed on to our caller.
+        unsafe { self.launch_dispatch(stream.into(), args, MODE_RECEIVE)? };
+        self.pending = Pending::Nothing;
+        Ok(())
+    }
+
+    /// Brings back what the experts made of the tokens of the dispatch that used `handle`,
+    /// weighted and summed. `y` is read where it lies: bf16 in the shape of `recv_x`.
+    /// `tokens` and `top_k` are those of the dispatch.
+    ///
+    /// # Errors
+    /// A shape does not fit, or the launch fails; nothing was launched then.
+    ///
+    /// # Safety
+    /// As for [`EpBuffer::dispatch`]. `handle` was used by a dispatch before on this stream.
+    pub unsafe fn combine(
+        &mut self,
+        stream: impl Into<Stream>,
+        (tokens, top_k): (u32, u32),
+        handle: &DispatchHandle,
+        y: impl Into<Tensor>,
+        out: &CombineTensors,
+    ) -> Result<(), EpError> {
+        self.expect(Pending::Nothing, "combine")?;
+        let args = self.combine_args(tokens, top_k, handle, y.into(), out)?;
+        // SAFETY: passed on to our caller.
+        unsafe { self.launch_combine(stream.into(), args, MODE_SEND | MODE_RECEIVE) }
+    }
+
+    /// The first half of a combine: returns partial sums to others.
+    ///
+    /// # Errors
+    /// As for [`EpBuffer::combine`]; or an operation's second half is due.
+    ///
+    /// # Safety
+    /// As for [`EpBuffer::combine`].
+    pub unsafe fn combine_send(
+        &mut self,
+        stream: impl Into<Stream>,
+        (tokens, top_k): (u32, u32),
+        handle: &DispatchHandle,
+        y: impl Into<Tensor>,
+        out: &CombineTensors,
+    ) -> Result<(), EpError> {
+        self.expect(Pending::Nothing, "combine_send")?;
+        let args = self.combine_args(tokens, top_k, handle, y.into(), out)?;
+        // SAFETY: passed on to our caller.
+        unsafe { self.launch_combine(stream.into(), args, MODE_SEND)? };
+        self.pending = Pending::Combine { tokens, top_k };
+        Ok(())
+    }
+
+    /// The second half, with the same arguments as the first.
+    ///
+    /// # Errors
+    /// As for [`EpBuffer::combine`]; or the first half was another one.
+    ///
+    /// # Safety
+    /// As for [`EpBuffer::combine`].
+    pub unsafe fn combine_receive(
+        &mut self,
+        stream: impl Into<Stream>,
+        (tokens, top_k): (u32, u32),
+        handle: &DispatchHandle,
+        y: impl Into<Tensor>,
+        out: &CombineTensors,
+    ) -> Result<(), EpError> {
+        self.expect(Pending::Combine { tokens, top_k }, "combine_receive")?;
+        let args = self.combine_args(tokens, top_k, handle, y.into(), out)?;
+        // SAFETY: passed on to our caller.
+        unsafe { self.launch_combine(stream.into(), args, MODE_RECEIVE)? };
+        self.pending = Pending::Nothing;
+        Ok(())
+    }
+
+    /// The wire's floor: stores `bytes` bytes, a multiple of 16, to each other rank.
+    ///
+    /// # Errors
+    /// More than the rows of a half take, or the launch fails.
+    ///
+    /// # Safety
+    /// No operation of any rank is under way, and none that began before is waited for.
+    pub unsafe fn push(&mut self, stream: impl Into<Stream>, bytes: u64) -> Result<(), EpError> {
+        let limits = Limits { rank: self.rank() };
+        let most = self.layout.half_bytes - self.layout.rows_at;
+        limits.within("bytes to push", bytes, 0, most)?;
+        let kernel = self.kernels.push();
+        // SAFETY: the range is inside of every window (checked); the rest is our caller's.
+        self.cuda(unsafe {
+            self.kernels
+                .launch(kernel, self.sms, 0, stream.into().0, &self.base, bytes)
+        })
+    }
+
+    /// The floor of a launch: a kernel of the same shape that does nothing.
+    ///
+    /// # Errors
+    /// The launch fails.
+    ///
+    /// # Safety
+    /// `stream` is a stream of this device.
+    pub unsafe fn nothing(&mut self, stream: impl Into<Stream>) -> Result<(), EpError> {
+        let kernel = self.kernels.nothing();
+        // SAFETY: touches nothing.
+        self.cuda(unsafe {
+            self.kernels
+                .launch(kernel, self.sms, 0, stream.into().0, &self.base, 0)
+        })
+    }
+
+    fn expect(&self, due: Pending, called: &'static str) -> Result<(), EpError> {
+        if self.pending == due {
+            return Ok(());
+        }
+        Err(EpError::Order {
+            rank: self.rank(),
+            called,
+            due: match self.pending {
+                Pending::Nothing => "a first half or a whole operation",
+                Pending::Dispatch { .. } => "dispatch_receive with the arguments of its first half",
+                Pending::Combine { .. } => "combine_receive with the arguments of its first half",
+            },
+        })
+    }
+
+    fn dispatch_args(
+        &self,
+        tokens: &Tokens,
+        handle: &DispatchHandle,
+        out: &DispatchTensors,
+    ) -> Result<Args, EpError> {
+        let limits = Limits { rank: self.rank() };
+        self.check_batch(tokens.tokens, tokens.top_k, handle)?;
+        let choices = u64::from(tokens.tokens) * u64::from(tokens.top_k);
+        let index_bytes = tokens.index_type.bytes();
+        let row = u64::from(self.config.hidden()) * 2;
+        for (what, tensor, bytes) in [
+            ("x", tokens.x, u64::from(tokens.tokens) * row),
+            (
+                "topk_idx",
+                tokens.topk_idx,
+                choices * u64::from(index_bytes),
+            ),
+            ("topk_weights", tokens.topk_weights, choices * 4),
+            ("recv_x", out.recv_x, self.sizes.recv_x),
+            ("recv_scales", out.recv_scales, self.sizes.recv_scales),
+            ("recv_count", out.recv_count, self.sizes.recv_count),
+            ("src_info", out.src_info, self.sizes.src_info),
+            ("layout_range", out.layout_range, self.sizes.layout_range),
+        ] {
+            limits.tensor(what, tensor, bytes)?;
+        }
+        Ok(Args {
+            x: tokens.x.address,
+            topk_idx: tokens.topk_idx.address,
+            topk_weights: tokens.topk_weights.address,
+            recv_x: out.recv_x.address,
+            recv_scales: out.recv_scales.address,
+            recv_count: out.recv_count.address,
+            src_info: out.src_info.address,
+            layout_range: out.layout_range.address,
+            index_bytes,
+            ..self.batch_args(tokens.tokens, tokens.top_k, handle)
+        })
+    }
+
+    fn combine_args(
+        &self,
+        tokens: u32,
+        top_k: u32,
+        handle: &DispatchHandle,
+        y: Tensor,
+        out: &CombineTensors,
+    ) -> Result<Args, EpError> {
+        let limits = Limits { rank: self.rank() };
+        self.check_batch(tokens, top_k, handle)?;
+        let row = u64::from(self.config.hidden()) * 2;
+        limits.tensor("y", y, self.sizes.expert_output)?;
+        limits.tensor("x", out.x, u64::from(tokens) * row)?;
+        limits.tensor("missing", out.missing, u64::from(tokens) * 4)?;
+        Ok(Args {
+            y: y.address,
+            out: out.x.address,
+            missing: out.missing.address,
+            ..self.batch_args(tokens, top_k, handle)
+        })
+    }
+
+    fn check_batch(&self, tokens: u32, top_k: u32, handle: &DispatchHandle) -> Result<(), EpError> {
+        let limits = Limits { rank: self.rank() };
+        limits.within("the number of tokens", tokens, 0, self.config.max_tokens())?;
+        limits.within("top_k", top_k, 1, self.config.max_top_k())?;
+        if handle.number != self.number {
+            return Err(EpError::Foreign {
+                rank: self.rank(),
+                what: "handle",
+            });
+        }
+        Ok(())
+    }
+
+    fn batch_args(&self, tokens: u32, top_k: u32, handle: &DispatchHandle) -> Args {
+        let [words, entries, owners, sent] = handle.addresses();
+        Args {
+            tokens,
+            top_k,
+            tokens_per_warp: 32 / top_k,
+            magic_top_k: magic(top_k),
+            handle: words,
+            handle_entries: entries,
+            handle_owners: owners,
+            handle_sent: sent,
+            ..self.base
+        }
+    }
+
+    /// Bytes of shared memory of a block of a dispatch.
+    fn dispatch_shared(&self, tokens: u32, senders: u32, threads: u32) -> u32 {
+        let scratch = match self.settings.dispatch_type {
+            DispatchType::Bf16 => 512,
+            // Meta lines, the image of a segment, its input.
+            DispatchType::Fp8(_) => 512 + 124 * 16 + 64 + 15 * 256,
+        };
+        let own = tokens.div_ceil(senders) + 1;
+        let sending = own * (self.layout.meta_lines * 32 + self.config.max_top_k() + 1)
+            + self.config.experts()
+            + self.layout.count_words;
+        let receiving = (self.config.capacity() + 1) * self.layout.count_words;
+        threads / 32 * scratch + 4 * sending.max(receiving) + 256
+    }
+
+    unsafe fn launch_dispatch(
+        &self,
+        stream: Stream,
+        mut args: Args,
+        mode: u32,
+    ) -> Result<(), EpError> {
+        let fp8 = matches!(self.settings.dispatch_type, DispatchType::Fp8(_));
+        let kernel = self.kernels.dispatch(fp8, args.tokens);
+        args.mode = mode;
+        args.senders = match mode {
+            MODE_SEND => self.sms,
+            _ => self.senders,
+        };
+        args.magic_senders = magic(args.senders);
+        let shared = self.dispatch_shared(args.tokens, args.senders, kernel.threads);
+        // SAFETY: passed on to our caller; sizes were checked.
+        self.cuda(unsafe {
+            self.kernels
+                .launch(kernel, self.sms, shared, stream.0, &args, 0)
+        })
+    }
+
+    unsafe fn launch_combine(
+        &self,
+        stream: Stream,
+        mut args: Args,
+        mode: u32,
+    ) -> Result<(), EpError> {
+        let kernel = self.kernels.combine(self.config.capacity(), args.tokens);
+        args.mode = mode;
+        // SAFETY: passed on to our caller; sizes were checked.
+        self.cuda(unsafe { self.kernels.launch(kernel, self.sms, 0, stream.0, &args, 0) })
+    }
+}
+
+fn base_args<F: DeviceFabric>(
+    config: &Config,
+    settings: &Settings,
+    layout: &Layout,
+    fabric: &F,
+) -> Args {
+    let (capacity, experts) = (config.capacity(), config.experts());
+    let base_experts = experts / capacity;
+    let windows = fabric.windows();
+    Args {
+        windows: windows.base(),
+        stride: windows.stride(),
+        table: fabric.table_address(),
+        half_bytes: layout.half_bytes,
+        counts_at: layout.counts_at,
+        hello_at: layout.hello_at,
+        meta_at: layout.meta_at,
+        rows_at: layout.rows_at,
+        capacity,
+        me: fabric.rank().0,
+        incarnation: fabric.incarnation().0,
+        scale_format: match settings.dispatch_type {
+            DispatchType::Fp8(ScaleFormat::Ue8m0) => SCALE_UE8M0,
+            _ => SCALE_F32,
+        },
+        hidden: config.hidden(),
+        row_bytes: layout.row_bytes,
+        max_tokens: config.max_tokens(),
+        max_top_k: config.max_top_k(),
+        meta_lines: layout.meta_lines,
+        count_words: layout.count_words,
+        experts,
+        base_experts,
+        extra_experts: experts % capacity,
+        local_experts: config.placement().local_experts(fabric.rank()),
+        max_local_experts: layout.max_local_experts,
+        magic_capacity: magic(capacity),
+        magic_others: magic(capacity - 1),
+        magic_count_words: magic(layout.count_words),
+        magic_long_run: magic(base_experts + 1),
+        magic_short_run: magic(base_experts),
+        dispatch: layout.dispatch,
+        combine: layout.combine,
+        ..Args::default()
+    }
+}
+
+/// Checks that name rank, value and limits.
+#[derive(Clone, Copy)]
+struct Limits {
+    rank: Rank,
+}
+
+impl Limits {
+    fn within<N: Into<u64> + Copy>(
+        self,
+        what: &'static str,
+        value: N,
+        min: N,
+        max: N,
+    ) -> Result<(), EpError> {
+        let (value, min, max) = (value.into(), min.into(), max.into());
+        if (min..=max).contains(&value) {
+            return Ok(());
+        }
+        Err(EpError::Limit {
+            rank: self.rank,
+            what,
+            value: value as usize,
+            min: min as usize,
+            max: max as usize,
+        })
+    }
+
+    /// Device memory that is there, large enough, and aligned for vectors.
+    fn tensor(self, what: &'static str, tensor: Tensor, bytes: u64) -> Result<(), EpError> {
+        if tensor.bytes >= bytes
+            && (bytes == 0 || tensor.address != 0 && tensor.address.is_multiple_of(16))
+        {
+            return Ok(());
+        }
+        Err(EpError::Tensor {
+            rank: self.rank,
+            what,
+            address: tensor.address,
+            bytes: tensor.bytes,
+            needed: bytes,
+        })
+    }
+}

@@ -1,0 +1,214 @@
+//! The kernels, loaded into a GPU's context, and how they are launched.
+
+use super::args::Args;
+use cudarc::driver::sys;
+use ep_transport::cuda::{CudaError, Device};
+use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::sync::Arc;
+
+/// Made by `cargo xtask kernels` from the sources beside it.
+static BINARY: &[u8] = include_bytes!("../../kernels/ep.fatbin");
+
+/// Shared memory that a block may ask for on any GPU with the instructions in use.
+pub(super) const MAX_SHARED_BYTES: u32 = 200 << 10;
+/// Batches of up to so many tokens run with fewer threads, which start sooner.
+const SMALL_BATCH: u32 = 16;
+
+type Module = *mut c_void;
+type Function = *mut c_void;
+type LaunchKernel = unsafe extern "C" fn(
+    Function,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    sys::CUstream,
+    *mut *mut c_void,
+    *mut *mut c_void,
+) -> u32;
+
+/// A kernel and the threads of its blocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kernel {
+    function: Function,
+    pub(super) threads: u32,
+}
+
+/// A kernel for small batches and one for large ones.
+#[derive(Clone, Copy, Debug)]
+struct Pair {
+    small: Kernel,
+    large: Kernel,
+}
+
+impl Pair {
+    fn of(&self, tokens: u32) -> Kernel {
+        if tokens <= SMALL_BATCH {
+            self.small
+        } else {
+            self.large
+        }
+    }
+}
+
+/// The loaded kernels.
+#[derive(Debug)]
+pub(super) struct Kernels {
+    device: Arc<Device>,
+    module: Module,
+    launch: LaunchKernel,
+    dispatch_bf16: Pair,
+    dispatch_fp8: Pair,
+    combine_one: Pair,
+    combine_many: Pair,
+    push: Kernel,
+    nothing: Kernel,
+}
+
+// SAFETY: functions and modules of the driver may be used from any thread.
+unsafe impl Send for Kernels {}
+// SAFETY: as above; the value does not change.
+unsafe impl Sync for Kernels {}
+
+impl Kernels {
+    pub(super) fn load(device: &Arc<Device>) -> Result<Self, CudaError> {
+        type Load = unsafe extern "C" fn(*mut Module, *const c_void) -> u32;
+        type Find = unsafe extern "C" fn(*mut Function, Module, *const c_char) -> u32;
+        type Set = unsafe extern "C" fn(Function, c_int, c_int) -> u32;
+        type Now = unsafe extern "C" fn(Function) -> u32;
+        /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`
+        const MAX_DYNAMIC_SHARED: c_int = 8;
+        let driver = device.driver();
+        let _scope = device.scope()?;
+        let mut module = std::ptr::null_mut();
+        // SAFETY: the signatures are those of the driver's header; a fat binary says itself
+        // how long it is.
+        let (find, set, launch) = unsafe {
+            let load: Load = driver.function("cuModuleLoadData")?;
+            driver.check(
+                "cuModuleLoadData",
+                load(&mut module, BINARY.as_ptr().cast()),
+            )?;
+            let find: Find = driver.function("cuModuleGetFunction")?;
+            let set: Set = driver.function("cuFuncSetAttribute")?;
+            (find, set, driver.function("cuLaunchKernel")?)
+        };
+        // Loaded at its first launch, a kernel would wait for all that run, which may be
+        // waiting for it. Drivers before 12.4 always load at once.
+        // SAFETY: as above.
+        let load_now = unsafe { driver.function::<Now>("cuFuncLoad") }.ok();
+        let kernel = |name: &'static std::ffi::CStr, threads| {
+            let mut function = std::ptr::null_mut();
+            // SAFETY: the module is loaded; `function` is written during the call.
+            unsafe {
+                let found = find(&mut function, module, name.as_ptr());
+                driver.check("cuModuleGetFunction", found)?;
+                let shared = MAX_SHARED_BYTES as c_int;
+                let raised = set(function, MAX_DYNAMIC_SHARED, shared);
+                driver.check("cuFuncSetAttribute", raised)?;
+                if let Some(load_now) = load_now {
+                    driver.check("cuFuncLoad", load_now(function))?;
+                }
+            }
+            Ok(Kernel { function, threads })
+        };
+        let pair = |small, large, threads| {
+            Ok(Pair {
+                small: kernel(small, 256)?,
+                large: kernel(large, threads)?,
+            })
+        };
+        Ok(Self {
+            dispatch_bf16: pair(c"ep_dispatch_bf16_256", c"ep_dispatch_bf16_384", 384)?,
+            dispatch_fp8: pair(c"ep_dispatch_fp8_256", c"ep_dispatch_fp8_384", 384)?,
+            combine_one: pair(c"ep_combine_1_256", c"ep_combine_1_512", 512)?,
+            combine_many: pair(c"ep_combine_2_256", c"ep_combine_2_512", 512)?,
+            push: kernel(c"ep_push", 512)?,
+            nothing: kernel(c"ep_nothing", 512)?,
+            device: Arc::clone(device),
+            module,
+            launch,
+        })
+    }
+
+    pub(super) fn dispatch(&self, fp8: bool, tokens: u32) -> Kernel {
+        match fp8 {
+            true => self.dispatch_fp8.of(tokens),
+            false => self.dispatch_bf16.of(tokens),
+        }
+    }
+
+    pub(super) fn combine(&self, capacity: u32, tokens: u32) -> Kernel {
+        match capacity {
+            0..=2 => self.combine_one.of(tokens),
+            _ => self.combine_many.of(tokens),
+        }
+    }
+
+    pub(super) fn push(&self) -> Kernel {
+        self.push
+    }
+
+    pub(super) fn nothing(&self) -> Kernel {
+        self.nothing
+    }
+
+    /// Puts a kernel on a stream.
+    ///
+    /// # Safety
+    /// All addresses in `args` are those of memory that has the size that the kernel takes
+    /// it to have, and stays until the kernel, and all graphs that hold it, are through.
+    /// The stream is one of this device.
+    pub(super) unsafe fn launch(
+        &self,
+        kernel: Kernel,
+        blocks: u32,
+        shared_bytes: u32,
+        stream: sys::CUstream,
+        args: &Args,
+        more: u64,
+    ) -> Result<(), CudaError> {
+        let _scope = self.device.scope()?;
+        let mut parameters = [
+            std::ptr::from_ref(args).cast_mut().cast::<c_void>(),
+            std::ptr::from_ref(&more).cast_mut().cast(),
+        ];
+        // SAFETY: a kernel takes one or two parameters, of these types, which are copied
+        // during the call; our caller vouches for what they point to.
+        let code = unsafe {
+            (self.launch)(
+                kernel.function,
+                blocks,
+                1,
+                1,
+                kernel.threads,
+                1,
+                1,
+                shared_bytes,
+                stream,
+                parameters.as_mut_ptr(),
+                std::ptr::null_mut(),
+            )
+        };
+        self.device.driver().check("cuLaunchKernel", code)
+    }
+}
+
+impl Drop for Kernels {
+    fn drop(&mut self) {
+        type Unload = unsafe extern "C" fn(Module) -> u32;
+        let Ok(_scope) = self.device.scope() else {
+            return;
+        };
+        // SAFETY: the signature is that of the driver's header; loaded by `load`. Whoever
+        // drops a buffer has seen to it that nothing of it runs any more.
+        unsafe {
+            if let Ok(unload) = self.device.driver().function::<Unload>("cuModuleUnload") {
+                let _ = unload(self.module);
+            }
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Dispatch and combine on GPUs, over NVLink windows.
+//!
+//! What the host form does, as kernels on the caller's stream: all operations can be
+//! captured, and a captured graph goes on when ranks die and are replaced. The kernels ask
+//! the device table who takes part ([`ep_transport::cuda`]); the host need not take part in
+//! any operation.
+//!
+//! The kernels are compiled beforehand (`cargo xtask kernels`), the driver is loaded at run
+//! time: this builds where there is no CUDA.
+
+pub mod args;
+mod buffer;
+mod kernels;
+mod layout;
+mod settings;
+mod tensor;
+pub mod testing;
+
+pub use buffer::{DeviceFabric, EpBuffer, MAX_EXPERTS, MAX_RANKS};
+pub use settings::{DispatchType, ScaleFormat, Settings};
+pub use tensor::{
+    Answers, CombineOutput, CombineTensors, DispatchHandle, DispatchOutput, DispatchTensors,
+    IndexType, Sizes, Stream, Tensor, Tokens,
+};

@@ -1,0 +1,53 @@
+//! What is particular to GPUs about a buffer.
+
+/// How scales of FP8 rows are given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ScaleFormat {
+    /// One `f32` for 128 channels, `[local_experts][hidden / 128][capacity * max_tokens]`.
+    #[default]
+    F32,
+    /// Rounded up to powers of two; only the exponents, four bytes for four groups of
+    /// channels, `[local_experts][ceil(hidden / 512)][capacity * max_tokens][4]`.
+    Ue8m0,
+}
+
+/// What rows are dispatched as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DispatchType {
+    /// As they are.
+    #[default]
+    Bf16,
+    /// E4M3, quantised by the sender in groups of 128 channels.
+    Fp8(ScaleFormat),
+}
+
+/// Settings of a buffer on a GPU. All ranks use the same dispatch type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// What rows are dispatched as.
+    pub dispatch_type: DispatchType,
+    /// Streaming multiprocessors that an operation occupies, one thread block each; `None`
+    /// for all. They must be free at the same time: blocks wait for one another.
+    pub sms: Option<u32>,
+    /// Of these, the ones that send in a dispatch; `None` for a quarter.
+    pub senders: Option<u32>,
+}
+
+impl Settings {
+    /// Dispatch in bf16.
+    #[must_use]
+    pub fn bf16() -> Self {
+        Self::default()
+    }
+
+    /// Dispatch in FP8 with `f32` scales.
+    #[must_use]
+    pub fn fp8() -> Self {
+        Self {
+            dispatch_type: DispatchType::Fp8(ScaleFormat::F32),
+            ..Self::default()
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Several ranks of GPUs in one process, for tests and benchmarks of kernels.
+//!
+//! Ranks are dealt out to the GPUs that there are; those that share one must share its
+//! multiprocessors ([`Settings::sms`]), since their kernels wait for one another.
+
+use super::buffer::{DeviceFabric, EpBuffer};
+use super::settings::Settings;
+use crate::config::Config;
+use ep_transport::cuda::table::Table;
+use ep_transport::cuda::{
+    CudaError, Device, DeviceControl, DeviceMemory, DeviceRegion, Driver,
+    Settings as ControlSettings, Windows,
+};
+use ep_transport::{Epoch, Incarnation, Rank};
+use std::sync::Arc;
+
+const FIRST_LIFE: Incarnation = Incarnation(1);
+
+/// One rank of a cluster.
+#[derive(Debug)]
+pub struct Member {
+    rank: Rank,
+    device: Arc<Device>,
+    windows: Windows,
+    control: DeviceControl,
+}
+
+impl Member {
+    /// The device table, to mask ranks and admit them.
+    #[must_use]
+    pub fn control(&self) -> &DeviceControl {
+        &self.control
+    }
+}
+
+/// GPUs that this process sees; 0 if there is no driver.
+#[must_use]
+pub fn device_count() -> u32 {
+    Driver::get().and_then(Driver::device_count).unwrap_or(0)
+}
+
+/// All ranks of `config`, connected, everybody active from epoch 0 on.
+///
+/// # Errors
+/// There is no GPU, or they do not reach one another.
+pub fn cluster(config: &Config, settings: &Settings) -> Result<Vec<Member>, CudaError> {
+    let capacity = config.capacity();
+    let gpus = device_count().max(1);
+    let bytes = EpBuffer::footprint(config, settings);
+    let devices = (0..capacity)
+        .map(|rank| Device::open(rank % gpus))
+        .collect::<Result<Vec<_>, _>>()?;
+    let regions = devices
+        .iter()
+        .map(|device| DeviceRegion::new(device, bytes))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut members = Vec::new();
+    for (rank, device) in (0..capacity).map(Rank).zip(&devices) {
+        let windows = Windows::reserve(device, capacity, bytes)?;
+        for (peer, region) in (0..capacity).map(Rank).zip(&regions) {
+            // SAFETY: nothing was launched yet.
+            unsafe {
+                if peer == rank {
+                    windows.place_own(peer, region)?;
+                } else {
+                    windows.share_in_process(peer, region)?;
+                }
+            }
+        }
+        members.push(Member {
+            rank,
+            windows,
+            control: control(device, config, rank)?,
+            device: Arc::clone(device),
+        });
+    }
+    Ok(members)
+}
+
+fn control(device: &Arc<Device>, config: &Config, rank: Rank) -> Result<DeviceControl, CudaError> {
+    let settings = ControlSettings {
+        capacity: config.capacity(),
+        own: FIRST_LIFE,
+        round: u64::from(config.ops_per_round()),
+        time_out: config.time_out(),
+        decision_time_out: config.decision_time_out(),
+    };
+    let memory = DeviceMemory::new(device, size_of::<Table>() as u64)?;
+    let control = DeviceControl::new(memory, settings)?;
+    let others = (0..config.capacity()).map(Rank).filter(|r| *r != rank);
+    let others: Vec<_> = others.map(|rank| (rank, FIRST_LIFE)).collect();
+    control.admit_self(&others, Epoch(0))?;
+    Ok(control)
+}
+
+impl DeviceFabric for Member {
+    fn rank(&self) -> Rank {
+        self.rank
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        FIRST_LIFE
+    }
+
+    fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    fn windows(&self) -> &Windows {
+        &self.windows
+    }
+
+    fn table_address(&self) -> u64 {
+        self.control.words().address()
+    }
+}

@@ -1,0 +1,208 @@
+//! Ranks that do not answer, and results that stay the same to the bit.
+
+use crate::rank::{Batch, GpuRank};
+use ep_buffer::Config;
+use ep_buffer::cuda::Settings;
+use ep_buffer::cuda::testing::{Member, cluster, device_count};
+use ep_transport::Rank;
+use half::bf16;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+const RANKS: u32 = 3;
+const TOKENS: usize = 40;
+const HIDDEN: usize = 512;
+const TOP_K: usize = 4;
+const EXPERTS: usize = 12;
+const TIME_OUT: Duration = Duration::from_millis(300);
+
+fn config() -> Config {
+    Config::builder(RANKS, EXPERTS as u32, HIDDEN as u32, TOKENS as u32)
+        .max_top_k(TOP_K as u32)
+        .time_out(TIME_OUT)
+        .build()
+        .unwrap()
+}
+
+fn settings() -> Settings {
+    let per_gpu = RANKS.div_ceil(device_count().max(1));
+    Settings {
+        sms: (per_gpu > 1).then_some(128 / per_gpu),
+        ..Settings::bf16()
+    }
+}
+
+/// Token t chooses experts t, t + 1, t + 5 and t + 6, so each token needs all ranks.
+fn batch(rank: usize) -> Batch {
+    let choice = |t: usize, k: usize| ((t + [0, 1, 5, 6][k]) % EXPERTS) as i32;
+    Batch {
+        top_k: TOP_K,
+        x: (0..TOKENS * HIDDEN)
+            .map(|i| bf16::from_f32(((i * 7 + rank * 13) % 64) as f32 - 32.0))
+            .collect(),
+        topk_idx: (0..TOKENS * TOP_K)
+            .map(|i| choice(i / TOP_K, i % TOP_K))
+            .collect(),
+        weights: (0..TOKENS * TOP_K)
+            .map(|i| [0.5, 0.25, 0.125, 0.0625][i % TOP_K])
+            .collect(),
+    }
+}
+
+/// The experts return their input, so a sum is the token times the weights that count.
+fn check_sums(rank: &GpuRank, own: &Batch, without: Option<u32>) {
+    let local = EXPERTS / RANKS as usize;
+    let (sums, missing) = rank.fetch_sums();
+    for t in 0..TOKENS {
+        let lost = |k: usize| {
+            let owner = own.topk_idx[t * TOP_K + k] as usize / local;
+            Some(owner as u32) == without
+        };
+        let bits: u32 = (0..TOP_K).filter(|k| lost(*k)).map(|k| 1 << k).sum();
+        assert_eq!(missing[t], bits, "token {t}");
+        let weight: f32 = (0..TOP_K)
+            .filter(|k| !lost(*k))
+            .map(|k| own.weights[t * TOP_K + k])
+            .sum();
+        for c in 0..HIDDEN {
+            let want = own.x[t * HIDDEN + c].to_f32() * weight;
+            let got = sums[t * HIDDEN + c].to_f32();
+            assert!(
+                (got - want).abs() <= want.abs() / 64.0,
+                "token {t}, {c}: {got} for {want}"
+            );
+        }
+    }
+}
+
+fn on_ranks(run: impl Fn(GpuRank, Batch, &Barrier) + Sync) {
+    let (config, settings) = (config(), settings());
+    let members: Vec<Member> = cluster(&config, &settings).unwrap();
+    let barrier = Barrier::new(members.len());
+    std::thread::scope(|scope| {
+        for (r, member) in members.into_iter().enumerate() {
+            let (config, barrier, run) = (&config, &barrier, &run);
+            scope.spawn(move || {
+                let mut rank = GpuRank::new(config, settings, member);
+                let own = batch(r);
+                rank.load(&own);
+                rank.use_received_as_output();
+                barrier.wait();
+                run(rank, own, barrier);
+                barrier.wait();
+            });
+        }
+    });
+}
+
+fn pair(rank: &mut GpuRank) -> Duration {
+    let began = Instant::now();
+    rank.dispatch(false);
+    rank.combine(false);
+    rank.stream.synchronize().unwrap();
+    began.elapsed()
+}
+
+/// One rank takes part in two pairs and then no more; nobody tells the others.
+pub(crate) fn silent_rank() {
+    const SILENT: u32 = 1;
+    on_ranks(|mut rank, own, barrier| {
+        for _ in 0..2 {
+            pair(&mut rank);
+            check_sums(&rank, &own, None);
+        }
+        barrier.wait();
+        if rank.buffer.rank() == Rank(SILENT) {
+            return;
+        }
+        let took = pair(&mut rank);
+        assert!(took >= TIME_OUT && took < TIME_OUT * 3, "{took:?}");
+        check_sums(&rank, &own, Some(SILENT));
+        let answered = rank.buffer.combine_answers().unwrap().answered;
+        assert_eq!(answered, [Rank(0), Rank(2)]);
+        assert_eq!(rank.handle.answers().unwrap().answered, answered);
+        // From now on it is not waited for.
+        for _ in 0..5 {
+            let took = pair(&mut rank);
+            assert!(took < TIME_OUT / 4, "{took:?}");
+            check_sums(&rank, &own, Some(SILENT));
+        }
+        let control = rank.buffer.fabric().control();
+        let row = control.participation(Rank(SILENT)).unwrap();
+        assert_eq!(row.active_until.0, 5);
+    });
+}
+
+/// One rank dispatches and does not combine: sums of the others are without it, all of them.
+pub(crate) fn silent_in_the_middle() {
+    const SILENT: u32 = 2;
+    on_ranks(|mut rank, own, barrier| {
+        pair(&mut rank);
+        barrier.wait();
+        if rank.buffer.rank() == Rank(SILENT) {
+            rank.dispatch(false);
+            rank.stream.synchronize().unwrap();
+            return;
+        }
+        pair(&mut rank);
+        check_sums(&rank, &own, Some(SILENT));
+        let answered = rank.buffer.combine_answers().unwrap().answered;
+        assert_eq!(answered, [Rank(0), Rank(1)]);
+    });
+}
+
+/// The host knows of a death: nobody waits for the time-out, also not while waiting already.
+pub(crate) fn known_death() {
+    const DEAD: u32 = 1;
+    on_ranks(|mut rank, own, barrier| {
+        pair(&mut rank);
+        barrier.wait();
+        if rank.buffer.rank() == Rank(DEAD) {
+            return;
+        }
+        let began = Instant::now();
+        rank.dispatch(false);
+        rank.combine(false);
+        std::thread::sleep(Duration::from_millis(20));
+        let control = rank.buffer.fabric().control();
+        control.mask_now(Rank(DEAD)).unwrap();
+        rank.stream.synchronize().unwrap();
+        assert!(began.elapsed() < TIME_OUT * 3 / 4, "{:?}", began.elapsed());
+        check_sums(&rank, &own, Some(DEAD));
+        assert!(rank.buffer.fabric().control().quiesce(TIME_OUT).unwrap());
+    });
+}
+
+/// A rank that is late by less than the time-out is waited for.
+pub(crate) fn late_rank() {
+    on_ranks(|mut rank, own, _| {
+        for i in 0..4 {
+            if rank.buffer.rank() == Rank(i % RANKS) {
+                std::thread::sleep(TIME_OUT / 4);
+            }
+            pair(&mut rank);
+            check_sums(&rank, &own, None);
+        }
+    });
+}
+
+/// A thousand replays of a graph give the same bits.
+pub(crate) fn same_bits() {
+    on_ranks(|mut rank, own, barrier| {
+        pair(&mut rank);
+        check_sums(&rank, &own, None);
+        let (received, sums) = (rank.fetch(), rank.fetch_sums());
+        barrier.wait();
+        let graph = rank.capture(1);
+        barrier.wait();
+        for _ in 0..10 {
+            for _ in 0..100 {
+                graph.launch().unwrap();
+            }
+            rank.stream.synchronize().unwrap();
+            assert!(rank.fetch() == received);
+            assert!(rank.fetch_sums() == sums);
+            barrier.wait();
+        }
+    });
+}
