@@ -3,7 +3,7 @@
 use crate::cargo::{cargo, root};
 use crate::codegen::{self, Output};
 use crate::demo::store::StoreKind;
-use crate::{c_client, chaos, features, fuzz, msrv, pcap_check, prm_check};
+use crate::{c_client, chaos, features, fuzz, kernels, msrv, pcap_check, prm_check};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -54,7 +54,7 @@ pub(crate) enum Outcome {
 pub(crate) type Found = (Outcome, Counts);
 type Part = (&'static str, fn() -> Result<Found>);
 
-const PARTS: [Part; 17] = [
+const PARTS: [Part; 19] = [
     ("format", format),
     ("clippy", clippy),
     ("tests", tests),
@@ -67,6 +67,8 @@ const PARTS: [Part; 17] = [
     ("c-client", c_clients),
     ("bindings", bindings),
     ("header", header),
+    ("kernel-header", kernel_header),
+    ("kernels", kernels),
     ("prm", prm),
     ("pcap", pcap),
     ("chaos", chaos),
@@ -285,6 +287,17 @@ fn bindings() -> Result<Found> {
 /// Whether the checked-in C header is what the sources give.
 fn header() -> Result<Found> {
     generated(Output::Header)
+}
+
+/// Whether the header of the kernels is what the sources give.
+fn kernel_header() -> Result<Found> {
+    generated(Output::KernelHeader)
+}
+
+/// Whether the checked-in kernels are what the sources were compiled to.
+fn kernels() -> Result<Found> {
+    kernels::check_checked_in()?;
+    Ok((Outcome::Passed, Counts::default()))
 }
 
 fn generated(output: Output) -> Result<Found> {
