@@ -39,6 +39,8 @@ pub(super) struct View {
 }
 
 enum Doing {
+    /// There is no room on the GPU yet.
+    Queued,
     /// These words are yet to be read.
     Reading(Vec<usize>),
     Waiting {
@@ -137,21 +139,23 @@ impl Sim {
         self.now += STEP;
         if self.blocks.is_empty() {
             if self.random(100) < self.eagerness {
-                let words = self.words_of_interest();
                 let grid = 1 + self.random(4) as usize;
                 let block = |number| Block {
                     number,
                     begun: false,
                     words: BTreeMap::new(),
                     waited: false,
-                    doing: Doing::Reading(words.clone()),
+                    doing: Doing::Queued,
                 };
                 self.blocks = (0..grid).map(block).collect();
             }
             return;
         }
-        let which = self.random(self.blocks.len() as u64) as usize;
-        self.step_of(which);
+        // In some operations one thread block has ended before the others begin.
+        let first = (self.op() / 4) as usize % self.blocks.len();
+        let any = self.random(self.blocks.len() as u64) as usize;
+        let alone = self.op() % 4 < 2 && !matches!(self.blocks[first].doing, Doing::Ended);
+        self.step_of(if alone { first } else { any });
     }
 
     fn step_of(&mut self, which: usize) {
@@ -163,7 +167,7 @@ impl Sim {
             doing: Doing::Ended,
         };
         let mut block = std::mem::replace(&mut self.blocks[which], resting);
-        if self.random(4) == 0 && self.flaw != Flaw::SilentBegin {
+        if block.reads() && self.random(16) == 0 && self.flaw != Flaw::SilentBegin {
             self.begin(&mut block);
         }
         self.advance(&mut block);
@@ -182,6 +186,7 @@ impl Sim {
 
     fn advance(&mut self, block: &mut Block) {
         match std::mem::replace(&mut block.doing, Doing::Ended) {
+            Doing::Queued => block.doing = Doing::Reading(self.words_of_interest()),
             Doing::Reading(mut left) => {
                 let next = left.swap_remove(self.random(left.len() as u64) as usize);
                 let keep = self.flaw == Flaw::OldRows && block.waited && next >= row(0) / 8;
@@ -300,6 +305,11 @@ impl Sim {
     }
 
     fn some_steps(&mut self, most: u64) {
+        // Now and then the host stands still for a while.
+        let most = match self.random(20) {
+            0 => 400,
+            _ => most,
+        };
         for _ in 0..self.random(most) {
             self.step();
         }
@@ -339,6 +349,7 @@ impl Words for Mutex<Sim> {
 
     fn store(&self, offset: usize, from: &[u8]) -> Result<(), CudaError> {
         let mut sim = self.lock().unwrap();
+        sim.some_steps(12);
         if let Ok(half) = from.try_into() {
             let (half, shift) = (u64::from(u32::from_le_bytes(half)), offset % 8 * 8);
             let word = &mut sim.memory[offset / 8];

@@ -1,7 +1,7 @@
 use super::sim::{Flaw, Sim};
 use super::*;
 
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 1000;
 
 struct World {
     control: DeviceControl<Mutex<Sim>>,
