@@ -28,7 +28,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 288)]
     experts: u32,
     /// How long a kernel waits for a rank that does not answer
-    #[arg(long, value_name = "MS", default_value_t = 100)]
+    #[arg(long, value_name = "MS", default_value_t = 200)]
     time_out_ms: u64,
     /// Seed of everything that happens by chance; from the clock by default
     #[arg(long)]
