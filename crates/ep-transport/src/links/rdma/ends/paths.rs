@@ -154,7 +154,6 @@ fn seen(socket: &OwnedFd, source: Ipv4Addr) -> BTreeSet<(u8, u16)> {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "what was not tested is said")]
 fn the_traffic_class_and_a_source_port_for_each_queue_pair_are_on_the_wire() {
     let class = 0x68;
     let with = |rank, nic| GroupConfig {
