@@ -157,6 +157,7 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
         if (lane < K && item.token < static_cast<int>(a.max_tokens)) e = entries[static_cast<size_t>(item.rank * a.max_tokens + item.token) * K + lane];
         return e;
     };
+    await_previous_kernel();
     // Loaded before the number of items is known: right unless it is an own one.
     EpEntry current = R > 1 && sending ? entry_of(first) : EpEntry{-1, 0.f}, next;
     const uint32_t present = handle->present;

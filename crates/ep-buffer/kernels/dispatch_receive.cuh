@@ -153,6 +153,7 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
     EpHandle* const handle = reinterpret_cast<EpHandle*>(a.handle);
     uint32_t* const meta = reinterpret_cast<uint32_t*>(scratch);
     Counts counts(a, space);
+    await_previous_kernel();
     if (warp == NW - 1) begin_operation(a, operation, lane);
     if (tid == 0) {
         missed = 0;

@@ -18,10 +18,10 @@ __host__ __device__ constexpr int scratch_bytes() {
     return 512 + (FP8 ? slot_vectors(kSlots) * 16 + 64 + kSlots * 15 / 4 * 256 : 0);
 }
 
+// Of wider numbers the low 32 bits; what is no expert is no choice.
 __device__ __forceinline__ int expert_at(const EpArgs& a, int i) {
-    const int64_t e = a.index_bytes == 8 ? reinterpret_cast<const int64_t*>(a.topk_idx)[i]
-                                         : reinterpret_cast<const int32_t*>(a.topk_idx)[i];
-    return static_cast<uint64_t>(e) < a.experts ? static_cast<int>(e) : -1;
+    const uint32_t e = *reinterpret_cast<const uint32_t*>(a.topk_idx + (static_cast<uint64_t>(i) << a.index_shift));
+    return e < a.experts ? static_cast<int>(e) : -1;
 }
 
 // Loads a segment of a token and brings it into the lanes' order, quantised for FP8: there
@@ -110,8 +110,8 @@ struct SendSpace {
     int* before;       // [experts]: rows of each expert from tokens before the own ones
     uint32_t* counts;  // [count_words]: what one destination is told
     uint32_t* owners;  // [own]: ranks that the token goes to
-    uint32_t* again;   // whether an own token names an expert twice
-    int* chosen;       // [own][top_k]: -1 none; -2 - e: expert e, which this token has named before
+    uint32_t* again;   // whether a token names an expert twice
+    int* chosen;       // [own][top_k]: experts, -1 for none
     int zeroed;        // words from `before` on that begin as 0
     __device__ __forceinline__ SendSpace(const EpArgs& a, int* space, int own) {
         meta = reinterpret_cast<uint32_t*>(space);
@@ -124,61 +124,87 @@ struct SendSpace {
     }
 };
 
-// Counts of the tokens before the own ones, of all tokens for the destination `counted` (-1:
-// none), and what each own token needs to know. A warp takes as many tokens as it has lanes
-// for their choices.
+// Counts of the tokens before `first`, and of all tokens for the destination `counted` (-1:
+// none). A thread takes a token, and all of its choices at once.
 template <int NT>
 __device__ __forceinline__ void count_experts(const EpArgs& a, const SendSpace& s, int first, int last, int counted) {
-    constexpr int NW = NT / 32, kAhead = 4;
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, K = a.top_k;
-    const int per_warp = a.tokens_per_warp, place = div_by(lane, a.magic_top_k), k = lane - place * K;
-    const int end = counted >= 0 ? static_cast<int>(a.tokens) : last, first_counted = counted >= 0 ? first_expert_of(a, counted) : 0;
-    uint32_t* const present = s.counts + a.max_local_experts + 1;
+    const int lane = threadIdx.x & 31, K = a.top_k, end = counted >= 0 ? static_cast<int>(a.tokens) : last;
+    const int first_counted = counted >= 0 ? first_expert_of(a, counted) : 0;
+    const uint32_t experts_counted = counted >= 0 ? first_expert_of(a, counted + 1) - first_counted : 0;
 #pragma unroll 1
-    for (int t0 = warp * per_warp; t0 < end; t0 += kAhead * NW * per_warp) {
-        int ahead[kAhead];
-#pragma unroll
-        for (int q = 0; q < kAhead; q++) {
-            const int token = t0 + q * NW * per_warp + place;
-            ahead[q] = place < per_warp && token < end ? expert_at(a, token * K + k) : -1;
-        }
+    for (int base = threadIdx.x & ~31; base < end; base += NT) {
+        const int token = base + lane;
+        bool comes = false, twice = false;
 #pragma unroll 1
-        for (int q = 0; q < kAhead; q++) {
-            const int token = t0 + q * NW * per_warp + place, e = ahead[0];
+        for (int k0 = 0; k0 < K; k0 += 8) {
+            int e[8];
+            uint32_t again = 0;
 #pragma unroll
-            for (int i = 0; i + 1 < kAhead; i++) ahead[i] = ahead[i + 1];
-            const uint32_t same = __match_any_sync(~0u, e >= 0 ? place << 16 | e : -1 - lane);
-            const bool again = same & ((1u << lane) - 1), own = place < per_warp && token >= first && token < last;
-            const int d = e >= 0 ? owner_of(a, e) : 0xff;
-            if (e >= 0 && !again) {
-                if (token < first) atomicAdd(&s.before[e], 1);
-                if (d == counted) {
-                    atomicAdd(&s.counts[e - first_counted], 1);
-                    atomicOr(&present[token / 32], 1u << (token & 31));
-                }
-                if (own) atomicOr(&s.owners[token - first], 1u << d);
+            for (int k = 0; k < 8; k++) e[k] = token < end && k0 + k < K ? expert_at(a, token * K + k0 + k) : -1;
+#pragma unroll
+            for (int k = 1; k < 8; k++)
+#pragma unroll
+                for (int j = 0; j < k; j++) again |= e[j] == e[k] ? 1u << k : 0u;
+#pragma unroll 1
+            for (int j = 0; token < end && j < k0; j++) {
+                const int earlier = expert_at(a, token * K + j);
+#pragma unroll
+                for (int k = 0; k < 8; k++) again |= earlier == e[k] ? 1u << k : 0u;
             }
-            if (own) {
-                s.chosen[(token - first) * K + k] = again ? -2 - e : e;
-                if (again && e >= 0) *s.again = 1;
-                reinterpret_cast<uint8_t*>(a.handle_owners)[token * a.max_top_k + k] = static_cast<uint8_t>(d);
+#pragma unroll
+            for (int k = 0; k < 8; k++) {
+                const uint32_t in_counted = static_cast<uint32_t>(e[k] - first_counted);
+                if (e[k] < 0) continue;
+                comes |= in_counted < experts_counted;
+                twice |= again >> k & 1;
+                if (again >> k & 1) continue;
+                if (token < first) atomicAdd(&s.before[e[k]], 1);
+                if (in_counted < experts_counted) atomicAdd(&s.counts[in_counted], 1);
             }
         }
+        const uint32_t present = __ballot_sync(~0u, comes);
+        if (lane == 0 && counted >= 0) s.counts[a.max_local_experts + 1 + base / 32] = present;
+        if (twice) *s.again = 1;
     }
+}
+
+// What the own tokens have chosen; `chosen` is this thread's first choice, loaded before.
+template <int NT>
+__device__ __forceinline__ void note_choices(const EpArgs& a, const SendSpace& s, int first, int own, int chosen) {
+    const int K = a.top_k;
+#pragma unroll 1
+    for (int i = threadIdx.x; i < own * K; i += NT) {
+        const int e = i < NT ? chosen : expert_at(a, first * K + i), token = div_by(i, a.magic_top_k), d = e >= 0 ? owner_of(a, e) : 0xff;
+        s.chosen[i] = e;
+        if (e >= 0) atomicOr(&s.owners[token], 1u << d);
+        reinterpret_cast<uint8_t*>(a.handle_owners)[(first + token) * a.max_top_k + i - token * K] = static_cast<uint8_t>(d);
+    }
+}
+
+// An expert that a token names again is sent once, with the sum of the weights.
+__device__ __noinline__ int merge(const int* chosen, const float* weights, int k, int top_k, float& weight) {
+    const int e = chosen[k];
+    for (int j = 0; j < k; j++)
+        if (chosen[j] == e) return -1;
+    for (int j = k + 1; j < top_k; j++)
+        if (chosen[j] == e) weight += weights[j];
+    return e;
 }
 
 // One warp: which row of its expert each choice is, and the meta lines.
 __device__ __forceinline__ void make_meta(const EpArgs& a, const SendSpace& s, int first, int own, int lane, float weight, uint32_t own_tag) {
     const int K = a.top_k, words = a.meta_lines * 32;
     const float* weights = reinterpret_cast<const float*>(a.topk_weights);
+    const bool again = *s.again;
 #pragma unroll 1
     for (int i0 = 0; i0 < own * K; i0 += 32) {
-        const int i = i0 + lane;
+        const int i = i0 + lane, token = div_by(i, a.magic_top_k), k = i - token * K;
         const bool in = i < own * K;
-        const int e = in ? s.chosen[i] : -1;
-        const uint32_t same = __match_any_sync(~0u, e);
+        int e = in ? s.chosen[i] : -1;
         float w = weight;
         if (i0 && in) w = weights[first * K + i];
+        if (again && e >= 0) e = merge(s.chosen + token * K, weights + (first + token) * K, k, K, w);
+        const uint32_t same = __match_any_sync(~0u, e);
         const int lower = __popc(same & ((1u << lane) - 1)), before = e >= 0 ? s.before[e] : 0;
         __syncwarp();
         uint32_t entry = ~0u;
@@ -188,11 +214,6 @@ __device__ __forceinline__ void make_meta(const EpArgs& a, const SendSpace& s, i
         }
         __syncwarp();
         if (!in) continue;
-        const int token = div_by(i, a.magic_top_k), k = i - token * K;
-        if (e >= 0 && *s.again)  // An expert that is named again is sent once, with the sum of the weights.
-#pragma unroll 1
-            for (int j = k + 1; j < K; j++)
-                if (s.chosen[token * K + j] == -2 - e) w += weights[(first + token) * K + j];
         uint32_t* m = s.meta + token * words;
         m[meta_word(1 + 2 * k)] = entry;
         m[meta_word(2 + 2 * k)] = __float_as_uint(w);
@@ -221,23 +242,28 @@ __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int*
 #pragma unroll 1
     for (int i = tid; i < s.zeroed; i += NT) s.before[i] = 0;
     __syncthreads();
+    await_previous_kernel();
 
     // This warp's segments: neighbours on different SMs; the last warps first, since the first ones count.
     int task = (NW - 1 - warp) * NS + b;
     const int tasks = static_cast<int>(tokens) * g.segments;
     Loader<FP8> loader;
     int token = div_by(task, g.magic), segment = task - token * g.segments;
-    int expert = -1;
+    int expert = -1, chosen = -1;
+    float weight = 0;
+    if (tid < own * static_cast<int>(a.top_k)) {
+        chosen = expert_at(a, first * a.top_k + tid);
+        if (warp == 0) weight = reinterpret_cast<const float*>(a.topk_weights)[first * a.top_k + tid];
+    }
     if (task < tasks) {
         loader.issue(a, g, token, segment, lane, raw);
         if (lane < static_cast<int>(a.top_k)) expert = expert_at(a, token * a.top_k + lane);
     }
-    float weight = 0;
-    if (tid < own * static_cast<int>(a.top_k) && tid < 32) weight = reinterpret_cast<const float*>(a.topk_weights)[first * a.top_k + tid];
 
     // Counts and meta lines first: they must not queue behind the rows. The table travels meanwhile.
     if (warp == NW - 1) begin_operation(a, o, lane);
     count_experts<NT>(a, s, first, last, counted);
+    note_choices<NT>(a, s, first, own, chosen);
     __syncthreads();
     const uint32_t own_tag = o.tags[me], reachable = o.reachable;
     const uint64_t epoch = o.epoch;

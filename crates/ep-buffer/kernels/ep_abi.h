@@ -232,10 +232,8 @@ struct EpArgs {
   uint32_t tokens;
   /// Choices of a token in this operation.
   uint32_t top_k;
-  /// Tokens whose choices fit a warp: 32 / `top_k`.
-  uint32_t tokens_per_warp;
-  /// Bytes of an element of `topk_idx`: 4 or 8.
-  uint32_t index_bytes;
+  /// Bytes of an element of `topk_idx`, as a power of two: 2 or 3.
+  uint32_t index_shift;
   /// `SCALE_F32` or `SCALE_UE8M0`.
   uint32_t scale_format;
   /// Elements of a row.

@@ -60,6 +60,12 @@ __device__ __forceinline__ uint64_t now_ns() {
     return t;
 }
 
+// Where the launch allows it, the next kernel may be brought onto the SMs from here on, and
+// this one goes on only when the one before is through. No input is read before.
+__device__ __forceinline__ void await_previous_kernel() {
+    asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
+}
+
 // ---- arithmetic
 
 // x / d for magic = ceil(2^32 / d), if x * d < 2^32; 0 stands for d = 1.

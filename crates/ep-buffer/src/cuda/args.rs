@@ -146,10 +146,8 @@ pub struct Args {
     pub tokens: u32,
     /// Choices of a token in this operation.
     pub top_k: u32,
-    /// Tokens whose choices fit a warp: 32 / `top_k`.
-    pub tokens_per_warp: u32,
-    /// Bytes of an element of `topk_idx`: 4 or 8.
-    pub index_bytes: u32,
+    /// Bytes of an element of `topk_idx`, as a power of two: 2 or 3.
+    pub index_shift: u32,
     /// `SCALE_F32` or `SCALE_UE8M0`.
     pub scale_format: u32,
     /// Elements of a row.

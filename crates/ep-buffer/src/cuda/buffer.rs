@@ -1,7 +1,7 @@
 //! The buffer itself: one rank's end of dispatch and combine on a GPU.
 
 use super::args::{Args, MODE_RECEIVE, MODE_SEND, Report, SCALE_F32, SCALE_UE8M0};
-use super::kernels::{Kernels, MAX_SHARED_BYTES};
+use super::kernels::{Kernels, Launch, MAX_SHARED_BYTES};
 use super::layout::{Layout, magic};
 use super::settings::{DispatchType, ScaleFormat, Settings};
 use super::tensor::{
@@ -87,6 +87,7 @@ pub struct EpBuffer<F> {
     base: Args,
     sms: u32,
     senders: u32,
+    early: bool,
     pending: Pending,
     fabric: F,
 }
@@ -173,6 +174,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
             base,
             sms,
             senders,
+            early: settings.early_launch.unwrap_or(settings.sms.is_none()),
             pending: Pending::Nothing,
             layout,
             config,
@@ -443,7 +445,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
         // SAFETY: the range is inside of every window (checked); the rest is our caller's.
         self.cuda(unsafe {
             self.kernels
-                .launch(kernel, self.sms, 0, stream.into().0, &self.base, bytes)
+                .launch(kernel, self.plain(stream.into()), &self.base, bytes)
         })
     }
 
@@ -459,7 +461,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
         // SAFETY: touches nothing.
         self.cuda(unsafe {
             self.kernels
-                .launch(kernel, self.sms, 0, stream.into().0, &self.base, 0)
+                .launch(kernel, self.plain(stream.into()), &self.base, 0)
         })
     }
 
@@ -514,7 +516,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
             recv_count: out.recv_count.address,
             src_info: out.src_info.address,
             layout_range: out.layout_range.address,
-            index_bytes,
+            index_shift: index_bytes.trailing_zeros(),
             ..self.batch_args(tokens.tokens, tokens.top_k, handle)
         })
     }
@@ -559,7 +561,6 @@ impl<F: DeviceFabric> EpBuffer<F> {
         Args {
             tokens,
             top_k,
-            tokens_per_warp: 32 / top_k,
             magic_top_k: magic(top_k),
             handle: words,
             handle_entries: entries,
@@ -579,9 +580,19 @@ impl<F: DeviceFabric> EpBuffer<F> {
         let own = tokens.div_ceil(senders) + 1;
         let sending = own * (self.layout.meta_lines * 32 + self.config.max_top_k() + 1)
             + self.config.experts()
-            + self.layout.count_words;
+            + self.layout.count_words
+            + 1;
         let receiving = (self.config.capacity() + 1) * self.layout.count_words;
         threads / 32 * scratch + 4 * sending.max(receiving) + 256
+    }
+
+    fn plain(&self, stream: Stream) -> Launch {
+        Launch {
+            blocks: self.sms,
+            shared_bytes: 0,
+            early: false,
+            stream: stream.0,
+        }
     }
 
     unsafe fn launch_dispatch(
@@ -598,12 +609,13 @@ impl<F: DeviceFabric> EpBuffer<F> {
             _ => self.senders,
         };
         args.magic_senders = magic(args.senders);
-        let shared = self.dispatch_shared(args.tokens, args.senders, kernel.threads);
+        let launch = Launch {
+            shared_bytes: self.dispatch_shared(args.tokens, args.senders, kernel.threads),
+            early: self.early,
+            ..self.plain(stream)
+        };
         // SAFETY: passed on to our caller; sizes were checked.
-        self.cuda(unsafe {
-            self.kernels
-                .launch(kernel, self.sms, shared, stream.0, &args, 0)
-        })
+        self.cuda(unsafe { self.kernels.launch(kernel, launch, &args, 0) })
     }
 
     unsafe fn launch_combine(
@@ -614,8 +626,12 @@ impl<F: DeviceFabric> EpBuffer<F> {
     ) -> Result<(), EpError> {
         let kernel = self.kernels.combine(self.config.capacity(), args.tokens);
         args.mode = mode;
+        let launch = Launch {
+            early: self.early,
+            ..self.plain(stream)
+        };
         // SAFETY: passed on to our caller; sizes were checked.
-        self.cuda(unsafe { self.kernels.launch(kernel, self.sms, 0, stream.0, &args, 0) })
+        self.cuda(unsafe { self.kernels.launch(kernel, launch, &args, 0) })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::args::Args;
 use cudarc::driver::sys;
 use ep_transport::cuda::{CudaError, Device};
-use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
 
 /// Made by `cargo xtask kernels` from the sources beside it.
@@ -17,18 +17,21 @@ const SMALL_BATCH: u32 = 16;
 type Module = *mut c_void;
 type Function = *mut c_void;
 type LaunchKernel = unsafe extern "C" fn(
+    *const sys::CUlaunchConfig,
     Function,
-    c_uint,
-    c_uint,
-    c_uint,
-    c_uint,
-    c_uint,
-    c_uint,
-    c_uint,
-    sys::CUstream,
     *mut *mut c_void,
     *mut *mut c_void,
 ) -> u32;
+
+/// How a kernel is put on a stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Launch {
+    pub(super) blocks: u32,
+    pub(super) shared_bytes: u32,
+    /// While the kernel before it is still running.
+    pub(super) early: bool,
+    pub(super) stream: sys::CUstream,
+}
 
 /// A kernel and the threads of its blocks.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +97,7 @@ impl Kernels {
             )?;
             let find: Find = driver.function("cuModuleGetFunction")?;
             let set: Set = driver.function("cuFuncSetAttribute")?;
-            (find, set, driver.function("cuLaunchKernel")?)
+            (find, set, driver.function("cuLaunchKernelEx")?)
         };
         // Loaded at its first launch, a kernel would wait for all that run, which may be
         // waiting for it. Drivers before 12.4 always load at once.
@@ -165,9 +168,7 @@ impl Kernels {
     pub(super) unsafe fn launch(
         &self,
         kernel: Kernel,
-        blocks: u32,
-        shared_bytes: u32,
-        stream: sys::CUstream,
+        launch: Launch,
         args: &Args,
         more: u64,
     ) -> Result<(), CudaError> {
@@ -176,24 +177,37 @@ impl Kernels {
             std::ptr::from_ref(args).cast_mut().cast::<c_void>(),
             std::ptr::from_ref(&more).cast_mut().cast(),
         ];
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: launch.blocks,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: kernel.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: launch.shared_bytes,
+            hStream: launch.stream,
+            attrs: &raw mut early,
+            numAttrs: launch.early.into(),
+        };
         // SAFETY: a kernel takes one or two parameters, of these types, which are copied
-        // during the call; our caller vouches for what they point to.
+        // during the call, as the configuration is; our caller vouches for what they
+        // point to.
         let code = unsafe {
             (self.launch)(
+                &raw const config,
                 kernel.function,
-                blocks,
-                1,
-                1,
-                kernel.threads,
-                1,
-                1,
-                shared_bytes,
-                stream,
                 parameters.as_mut_ptr(),
                 std::ptr::null_mut(),
             )
         };
-        self.device.driver().check("cuLaunchKernel", code)
+        self.device.driver().check("cuLaunchKernelEx", code)
     }
 }
 

@@ -33,6 +33,11 @@ pub struct Settings {
     pub sms: Option<u32>,
     /// Of these, the ones that send in a dispatch; `None` for a quarter.
     pub senders: Option<u32>,
+    /// Kernels are brought onto the GPU while those before them are still running there
+    /// (programmatic launch), which saves about a microsecond for each. Not for ranks that
+    /// share a GPU: what waits there would be in the way of what it waits for. `None`: if
+    /// `sms` is `None`.
+    pub early_launch: Option<bool>,
 }
 
 impl Settings {

@@ -81,8 +81,9 @@ pub struct Tokens {
     pub top_k: u32,
     /// Rows, bf16, `[tokens][hidden]`.
     pub x: Tensor,
-    /// Experts, `[tokens][top_k]`. What is no expert, -1 say, is no choice; an expert that
-    /// is named twice gets the token once, with the sum of the weights.
+    /// Experts, `[tokens][top_k]`. What is no expert, -1 say, is no choice (of `i64` the low
+    /// 32 bits count); an expert that is named twice gets the token once, with the sum of
+    /// the weights.
     pub topk_idx: Tensor,
     /// Their type.
     pub index_type: IndexType,

@@ -294,7 +294,7 @@ fn agree(case: &Case) {
     let settings = Settings {
         dispatch_type: case.dispatch,
         sms: (per_gpu > 1).then_some(128 / per_gpu),
-        senders: None,
+        ..Settings::default()
     };
     let rounds: Vec<Vec<Batch>> = (0..2)
         .map(|seed| (0..case.ranks).map(|r| batch(case, r, seed)).collect())
