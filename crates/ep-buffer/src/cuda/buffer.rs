@@ -1,64 +1,32 @@
 //! The buffer itself: one rank's end of dispatch and combine on a GPU.
 
-use super::args::{Args, MODE_RECEIVE, MODE_SEND, Report, SCALE_F32, SCALE_UE8M0};
-use super::kernels::{Kernels, Launch, MAX_SHARED_BYTES};
-use super::layout::{Layout, magic};
-use super::settings::{DispatchType, ScaleFormat, Settings};
+use super::args::{Args, MODE_RECEIVE, MODE_SEND, Report};
+use super::fabric::DeviceFabric;
+use super::kernels::{Kernels, MAX_SHARED_BYTES};
+use super::launch::base_args;
+use super::layout::Layout;
+use super::limits::Limits;
+use super::settings::{DispatchType, Settings};
 use super::tensor::{
     Answers, CombineOutput, CombineTensors, DispatchHandle, DispatchOutput, DispatchTensors, Sizes,
     Stream, Tensor, Tokens, combine_answers,
 };
 use crate::config::Config;
 use crate::error::EpError;
-use ep_transport::cuda::{CudaError, Device, DeviceMemory, GpuGroup, Windows};
-use ep_transport::{Incarnation, Rank};
+use ep_transport::Rank;
+use ep_transport::cuda::table;
+use ep_transport::cuda::{CudaError, DeviceMemory};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 static NEXT_BUFFER: AtomicU64 = AtomicU64::new(1);
 
 /// Ranks that the GPU form can hold: a bit in a word, a lane in a warp.
-pub const MAX_RANKS: u32 = 32;
+pub const MAX_RANKS: u32 = table::MAX_RANKS as u32;
 /// Experts whose counts fit the shared memory of a block with room to spare.
 pub const MAX_EXPERTS: u32 = 8192;
 /// Meta data of a token that a warp stores at once.
 const MAX_META_LINES: u32 = 4;
-
-/// What a buffer needs of the group that it is in.
-pub trait DeviceFabric {
-    /// This rank.
-    fn rank(&self) -> Rank;
-    /// This life of it.
-    fn incarnation(&self) -> Incarnation;
-    /// The GPU.
-    fn device(&self) -> &Arc<Device>;
-    /// The memory of all ranks, this one's included.
-    fn windows(&self) -> &Windows;
-    /// Where the device table is.
-    fn table_address(&self) -> u64;
-}
-
-impl DeviceFabric for GpuGroup {
-    fn rank(&self) -> Rank {
-        Self::rank(self)
-    }
-
-    fn incarnation(&self) -> Incarnation {
-        Self::incarnation(self)
-    }
-
-    fn device(&self) -> &Arc<Device> {
-        Self::device(self)
-    }
-
-    fn windows(&self) -> &Windows {
-        Self::windows(self)
-    }
-
-    fn table_address(&self) -> u64 {
-        Self::table_address(self)
-    }
-}
 
 /// Which half of which operation comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,18 +44,18 @@ enum Pending {
 /// dies and comes back meanwhile.
 #[derive(Debug)]
 pub struct EpBuffer<F> {
-    number: u64,
-    config: Config,
-    settings: Settings,
-    layout: Layout,
-    sizes: Sizes,
-    kernels: Kernels,
+    pub(super) number: u64,
+    pub(super) config: Config,
+    pub(super) settings: Settings,
+    pub(super) layout: Layout,
+    pub(super) sizes: Sizes,
+    pub(super) kernels: Kernels,
     report: DeviceMemory,
     expert_tokens: DeviceMemory,
-    base: Args,
-    sms: u32,
-    senders: u32,
-    early: bool,
+    pub(super) base: Args,
+    pub(super) sms: u32,
+    pub(super) senders: u32,
+    pub(super) early: bool,
     pending: Pending,
     fabric: F,
 }
@@ -281,7 +249,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
         self.cuda(read.map(|()| tokens))
     }
 
-    fn cuda<T>(&self, result: Result<T, CudaError>) -> Result<T, EpError> {
+    pub(super) fn cuda<T>(&self, result: Result<T, CudaError>) -> Result<T, EpError> {
         let rank = self.rank();
         result.map_err(|source| EpError::Cuda { rank, source })
     }
@@ -477,251 +445,6 @@ impl<F: DeviceFabric> EpBuffer<F> {
                 Pending::Dispatch { .. } => "dispatch_receive with the arguments of its first half",
                 Pending::Combine { .. } => "combine_receive with the arguments of its first half",
             },
-        })
-    }
-
-    fn dispatch_args(
-        &self,
-        tokens: &Tokens,
-        handle: &DispatchHandle,
-        out: &DispatchTensors,
-    ) -> Result<Args, EpError> {
-        let limits = Limits { rank: self.rank() };
-        self.check_batch(tokens.tokens, tokens.top_k, handle)?;
-        let choices = u64::from(tokens.tokens) * u64::from(tokens.top_k);
-        let index_bytes = tokens.index_type.bytes();
-        let row = u64::from(self.config.hidden()) * 2;
-        for (what, tensor, bytes) in [
-            ("x", tokens.x, u64::from(tokens.tokens) * row),
-            (
-                "topk_idx",
-                tokens.topk_idx,
-                choices * u64::from(index_bytes),
-            ),
-            ("topk_weights", tokens.topk_weights, choices * 4),
-            ("recv_x", out.recv_x, self.sizes.recv_x),
-            ("recv_scales", out.recv_scales, self.sizes.recv_scales),
-            ("recv_count", out.recv_count, self.sizes.recv_count),
-            ("src_info", out.src_info, self.sizes.src_info),
-            ("layout_range", out.layout_range, self.sizes.layout_range),
-        ] {
-            limits.tensor(what, tensor, bytes)?;
-        }
-        Ok(Args {
-            x: tokens.x.address,
-            topk_idx: tokens.topk_idx.address,
-            topk_weights: tokens.topk_weights.address,
-            recv_x: out.recv_x.address,
-            recv_scales: out.recv_scales.address,
-            recv_count: out.recv_count.address,
-            src_info: out.src_info.address,
-            layout_range: out.layout_range.address,
-            index_shift: index_bytes.trailing_zeros(),
-            ..self.batch_args(tokens.tokens, tokens.top_k, handle)
-        })
-    }
-
-    fn combine_args(
-        &self,
-        tokens: u32,
-        top_k: u32,
-        handle: &DispatchHandle,
-        y: Tensor,
-        out: &CombineTensors,
-    ) -> Result<Args, EpError> {
-        let limits = Limits { rank: self.rank() };
-        self.check_batch(tokens, top_k, handle)?;
-        let row = u64::from(self.config.hidden()) * 2;
-        limits.tensor("y", y, self.sizes.expert_output)?;
-        limits.tensor("x", out.x, u64::from(tokens) * row)?;
-        limits.tensor("missing", out.missing, u64::from(tokens) * 4)?;
-        Ok(Args {
-            y: y.address,
-            out: out.x.address,
-            missing: out.missing.address,
-            ..self.batch_args(tokens, top_k, handle)
-        })
-    }
-
-    fn check_batch(&self, tokens: u32, top_k: u32, handle: &DispatchHandle) -> Result<(), EpError> {
-        let limits = Limits { rank: self.rank() };
-        limits.within("the number of tokens", tokens, 0, self.config.max_tokens())?;
-        limits.within("top_k", top_k, 1, self.config.max_top_k())?;
-        if handle.number != self.number {
-            return Err(EpError::Foreign {
-                rank: self.rank(),
-                what: "handle",
-            });
-        }
-        Ok(())
-    }
-
-    fn batch_args(&self, tokens: u32, top_k: u32, handle: &DispatchHandle) -> Args {
-        let [words, entries, owners, sent] = handle.addresses();
-        Args {
-            tokens,
-            top_k,
-            magic_top_k: magic(top_k),
-            handle: words,
-            handle_entries: entries,
-            handle_owners: owners,
-            handle_sent: sent,
-            ..self.base
-        }
-    }
-
-    /// Bytes of shared memory of a block of a dispatch.
-    fn dispatch_shared(&self, tokens: u32, senders: u32, threads: u32) -> u32 {
-        let scratch = match self.settings.dispatch_type {
-            DispatchType::Bf16 => 512,
-            // Meta lines, the image of a segment, its input.
-            DispatchType::Fp8(_) => 512 + 124 * 16 + 64 + 15 * 256,
-        };
-        let own = tokens.div_ceil(senders) + 1;
-        let sending = own * (self.layout.meta_lines * 32 + self.config.max_top_k() + 1)
-            + self.config.experts()
-            + self.layout.count_words
-            + 1;
-        let receiving = (self.config.capacity() + 1) * self.layout.count_words;
-        threads / 32 * scratch + 4 * sending.max(receiving) + 256
-    }
-
-    fn plain(&self, stream: Stream) -> Launch {
-        Launch {
-            blocks: self.sms,
-            shared_bytes: 0,
-            early: false,
-            stream: stream.0,
-        }
-    }
-
-    unsafe fn launch_dispatch(
-        &self,
-        stream: Stream,
-        mut args: Args,
-        mode: u32,
-    ) -> Result<(), EpError> {
-        let fp8 = matches!(self.settings.dispatch_type, DispatchType::Fp8(_));
-        let kernel = self.kernels.dispatch(fp8, args.tokens);
-        args.mode = mode;
-        args.senders = match mode {
-            MODE_SEND => self.sms,
-            _ => self.senders,
-        };
-        args.magic_senders = magic(args.senders);
-        let launch = Launch {
-            shared_bytes: self.dispatch_shared(args.tokens, args.senders, kernel.threads),
-            early: self.early,
-            ..self.plain(stream)
-        };
-        // SAFETY: passed on to our caller; sizes were checked.
-        self.cuda(unsafe { self.kernels.launch(kernel, launch, &args, 0) })
-    }
-
-    unsafe fn launch_combine(
-        &self,
-        stream: Stream,
-        mut args: Args,
-        mode: u32,
-    ) -> Result<(), EpError> {
-        let kernel = self.kernels.combine(self.config.capacity(), args.tokens);
-        args.mode = mode;
-        let launch = Launch {
-            early: self.early,
-            ..self.plain(stream)
-        };
-        // SAFETY: passed on to our caller; sizes were checked.
-        self.cuda(unsafe { self.kernels.launch(kernel, launch, &args, 0) })
-    }
-}
-
-fn base_args<F: DeviceFabric>(
-    config: &Config,
-    settings: &Settings,
-    layout: &Layout,
-    fabric: &F,
-) -> Args {
-    let (capacity, experts) = (config.capacity(), config.experts());
-    let base_experts = experts / capacity;
-    let windows = fabric.windows();
-    Args {
-        windows: windows.base(),
-        stride: windows.stride(),
-        table: fabric.table_address(),
-        half_bytes: layout.half_bytes,
-        counts_at: layout.counts_at,
-        hello_at: layout.hello_at,
-        meta_at: layout.meta_at,
-        rows_at: layout.rows_at,
-        capacity,
-        me: fabric.rank().0,
-        incarnation: fabric.incarnation().0,
-        scale_format: match settings.dispatch_type {
-            DispatchType::Fp8(ScaleFormat::Ue8m0) => SCALE_UE8M0,
-            _ => SCALE_F32,
-        },
-        hidden: config.hidden(),
-        row_bytes: layout.row_bytes,
-        max_tokens: config.max_tokens(),
-        max_top_k: config.max_top_k(),
-        meta_lines: layout.meta_lines,
-        count_words: layout.count_words,
-        experts,
-        base_experts,
-        extra_experts: experts % capacity,
-        local_experts: config.placement().local_experts(fabric.rank()),
-        max_local_experts: layout.max_local_experts,
-        magic_capacity: magic(capacity),
-        magic_others: magic(capacity - 1),
-        magic_count_words: magic(layout.count_words),
-        magic_long_run: magic(base_experts + 1),
-        magic_short_run: magic(base_experts),
-        dispatch: layout.dispatch,
-        combine: layout.combine,
-        ..Args::default()
-    }
-}
-
-/// Checks that name rank, value and limits.
-#[derive(Clone, Copy)]
-struct Limits {
-    rank: Rank,
-}
-
-impl Limits {
-    fn within<N: Into<u64> + Copy>(
-        self,
-        what: &'static str,
-        value: N,
-        min: N,
-        max: N,
-    ) -> Result<(), EpError> {
-        let (value, min, max) = (value.into(), min.into(), max.into());
-        if (min..=max).contains(&value) {
-            return Ok(());
-        }
-        Err(EpError::Limit {
-            rank: self.rank,
-            what,
-            value: value as usize,
-            min: min as usize,
-            max: max as usize,
-        })
-    }
-
-    /// Device memory that is there, large enough, and aligned for vectors.
-    fn tensor(self, what: &'static str, tensor: Tensor, bytes: u64) -> Result<(), EpError> {
-        if tensor.bytes >= bytes
-            && (bytes == 0 || tensor.address != 0 && tensor.address.is_multiple_of(16))
-        {
-            return Ok(());
-        }
-        Err(EpError::Tensor {
-            rank: self.rank,
-            what,
-            address: tensor.address,
-            bytes: tensor.bytes,
-            needed: bytes,
         })
     }
 }

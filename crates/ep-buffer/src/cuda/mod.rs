@@ -10,13 +10,17 @@
 
 pub mod args;
 mod buffer;
+mod fabric;
 mod kernels;
+mod launch;
 mod layout;
+mod limits;
 mod settings;
 mod tensor;
 pub mod testing;
 
-pub use buffer::{DeviceFabric, EpBuffer, MAX_EXPERTS, MAX_RANKS};
+pub use buffer::{EpBuffer, MAX_EXPERTS, MAX_RANKS};
+pub use fabric::DeviceFabric;
 pub use settings::{DispatchType, ScaleFormat, Settings};
 pub use tensor::{
     Answers, CombineOutput, CombineTensors, DispatchHandle, DispatchOutput, DispatchTensors,

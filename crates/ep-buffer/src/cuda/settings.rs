@@ -1,16 +1,6 @@
 //! What is particular to GPUs about a buffer.
 
-/// How scales of FP8 rows are given.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ScaleFormat {
-    /// One `f32` for 128 channels, `[local_experts][hidden / 128][capacity * max_tokens]`.
-    #[default]
-    F32,
-    /// Rounded up to powers of two; only the exponents, four bytes for four groups of
-    /// channels, `[local_experts][ceil(hidden / 512)][capacity * max_tokens][4]`.
-    Ue8m0,
-}
+pub use crate::fp8::ScaleFormat;
 
 /// What rows are dispatched as.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -97,7 +97,10 @@ pub struct Tokens {
 pub struct DispatchTensors {
     /// `[local_experts][capacity * max_tokens][hidden]`, bf16 or E4M3.
     pub recv_x: Tensor,
-    /// Scales of FP8 rows, see [`ScaleFormat`]; unused for bf16.
+    /// Scales of FP8 rows, one for 128 channels; unused for bf16. `f32`,
+    /// `[local_experts][hidden / 128][capacity * max_tokens]`; with [`ScaleFormat::Ue8m0`]
+    /// the exponents, four groups of channels together,
+    /// `[local_experts][ceil(hidden / 512)][capacity * max_tokens][4]` bytes.
     pub recv_scales: Tensor,
     /// Valid rows, `u32`, `[local_experts]`.
     pub recv_count: Tensor,

@@ -3,7 +3,8 @@
 //! Ranks are dealt out to the GPUs that there are; those that share one must share its
 //! multiprocessors ([`Settings::sms`]), since their kernels wait for one another.
 
-use super::buffer::{DeviceFabric, EpBuffer};
+use super::buffer::EpBuffer;
+use super::fabric::DeviceFabric;
 use super::settings::Settings;
 use crate::config::Config;
 use ep_transport::cuda::table::Table;

@@ -4,6 +4,7 @@ use crate::rank::{Batch, GpuRank, Received};
 use ep_buffer::Config;
 use ep_buffer::cuda::testing::{cluster, device_count};
 use ep_buffer::cuda::{DispatchType, ScaleFormat, Settings};
+use ep_buffer::fp8;
 use ep_buffer::testing::{Cluster, Network};
 use half::bf16;
 use rand::seq::SliceRandom;
@@ -242,46 +243,26 @@ fn check_fp8(
     bytes: &[u8],
     scales: &[u8],
 ) {
-    let groups = sent.len() / 128;
-    for (g, channels) in sent.chunks_exact(128).enumerate() {
-        let peak = channels
-            .iter()
-            .fold(1e-4_f32, |m, v| m.max(v.to_f32().abs()));
-        let mut scale = peak * (1.0 / 448.0);
-        let mut inverse = 448.0 / peak;
-        match format {
+    let (groups, rest) = sent.as_chunks::<{ fp8::GROUP }>();
+    assert!(rest.is_empty());
+    for (g, channels) in groups.iter().enumerate() {
+        let (scale, want) = fp8::quantize_group(channels, format);
+        let got = match format {
+            ScaleFormat::F32 => {
+                let at = ((e * groups.len() + g) * rows + at) * 4;
+                bytemuck::pod_read_unaligned(&scales[at..at + 4])
+            }
             ScaleFormat::Ue8m0 => {
-                let exponent =
-                    (scale.to_bits() >> 23) + u32::from(scale.to_bits() & 0x7f_ffff != 0);
-                scale = f32::from_bits(exponent << 23);
-                inverse = 1.0 / scale;
-                let byte = ((e * groups.div_ceil(4) + g / 4) * rows + at) * 4 + g % 4;
-                assert_eq!(u32::from(scales[byte]), exponent, "scale {e}, {at}, {g}");
+                let at = ((e * groups.len().div_ceil(4) + g / 4) * rows + at) * 4 + g % 4;
+                fp8::from_ue8m0(scales[at])
             }
-            _ => {
-                let at = ((e * groups + g) * rows + at) * 4;
-                let got: f32 = bytemuck::pod_read_unaligned(&scales[at..at + 4]);
-                assert_eq!(got.to_bits(), scale.to_bits(), "scale {e}, {at}, {g}");
-            }
-        }
-        for (c, v) in channels.iter().enumerate() {
-            let want = v.to_f32() * inverse;
-            let got = e4m3(bytes[g * 128 + c]);
-            assert!(
-                (got - want).abs() <= (want.abs() / 16.0).max(0.001),
-                "{got} for {want}"
-            );
-        }
+        };
+        assert_eq!(f32::to_bits(got), scale.to_bits(), "scale {e}, {at}, {g}");
+        assert!(
+            bytes[g * fp8::GROUP..][..fp8::GROUP] == want,
+            "row {e}, {at}, {g}"
+        );
     }
-}
-
-fn e4m3(byte: u8) -> f32 {
-    let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
-    let size = match exponent {
-        0 => mantissa / 8.0 * 2.0_f32.powi(-6),
-        e => (1.0 + mantissa / 8.0) * 2.0_f32.powi(e - 7),
-    };
-    if byte & 0x80 == 0 { size } else { -size }
 }
 
 fn agree(case: &Case) {
