@@ -15,6 +15,7 @@ __device__ __forceinline__ uint32_t wait_for_count(const EpArgs& a, const char* 
                                                    const EpLost* lost, uint32_t* missed, bool timed) {
     uint64_t began = 0;
     const uint64_t since = timed ? now_ns() : 0;
+    bool over = false;
 #pragma unroll 1
     for (int polls = 1;; polls++) {
         const uint64_t v = load_sys64(word);
@@ -22,10 +23,11 @@ __device__ __forceinline__ uint32_t wait_for_count(const EpArgs& a, const char* 
             if (timed) add_relaxed(&table_of(a)->waits.ns[rank], now_ns() - since);
             return static_cast<uint32_t>(v);
         }
-        if (polls % kPollsPerLook == 0 && is_over(a, lost, rank, epoch, began) && now_ns() - began > kDoubtNs) {
+        if (over) {  // One more look after the clock: this block may have stood still before it.
             atomicOr(missed, 1u << rank);
             return 0;
         }
+        over = polls % kPollsPerLook == 0 && is_over(a, lost, rank, epoch, began) && now_ns() - began > kDoubtNs;
     }
 }
 

@@ -25,6 +25,8 @@ static NEXT_BUFFER: AtomicU64 = AtomicU64::new(1);
 pub const MAX_RANKS: u32 = table::MAX_RANKS as u32;
 /// Experts whose counts fit the shared memory of a block with room to spare.
 pub const MAX_EXPERTS: u32 = 8192;
+/// Blocks of an operation agree on an absence no sooner than after two milliseconds.
+const MIN_TIME_OUT_US: u64 = 5_000;
 /// Meta data of a token that a warp stores at once.
 const MAX_META_LINES: u32 = 4;
 
@@ -84,6 +86,13 @@ impl<F: DeviceFabric> EpBuffer<F> {
         limits.within("rank", rank.0, 0, config.capacity() - 1)?;
         limits.within("experts", config.experts(), 1, MAX_EXPERTS)?;
         limits.within("max_tokens", config.max_tokens(), 1, 65_535)?;
+        let time_out = u64::try_from(config.time_out().as_micros()).unwrap_or(u64::MAX);
+        limits.within(
+            "time_out in microseconds",
+            time_out,
+            MIN_TIME_OUT_US,
+            u64::MAX,
+        )?;
         limits.within("lines of meta data", layout.meta_lines, 1, MAX_META_LINES)?;
         if matches!(settings.dispatch_type, DispatchType::Fp8(_))
             && !config.hidden().is_multiple_of(128)
