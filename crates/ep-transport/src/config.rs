@@ -6,6 +6,9 @@ use crate::pci::PciAddress;
 use crate::secret::Secret;
 use std::time::Duration;
 
+/// Most NICs that a rank can have.
+pub(crate) const MAX_NICS: usize = 8;
+
 /// How bytes get to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -51,6 +54,23 @@ pub enum Nic {
     },
 }
 
+impl Nic {
+    /// The `count` devices of this machine that are nearest to a GPU, for
+    /// [`GroupConfig::nics`]: by distance as [`Nic::Nearest`], of several that are as near
+    /// by name. On each the port with this number, from 1.
+    ///
+    /// # Errors
+    /// There is no such GPU, or there are fewer devices.
+    pub fn nearest(gpu: PciAddress, port: u8, count: usize) -> Result<Vec<Self>, Error> {
+        let names = crate::verbs::nearest_nics(std::path::Path::new("/sys"), gpu, count)?;
+        let system = |name| Self::System {
+            device: Some(name),
+            port,
+        };
+        Ok(names.into_iter().map(system).collect())
+    }
+}
+
 /// Which entry of the port's GID table is this rank's address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -84,9 +104,14 @@ pub struct GroupConfig {
     pub common: String,
     /// How bytes get to peers.
     pub path: Path,
-    /// The NIC, for [`Path::Rdma`].
-    pub nic: Nic,
-    /// The address at the NIC's port.
+    /// The NICs, for [`Path::Rdma`]: 1 to 8 different ones, no more than [`lanes`]. Queue
+    /// pair `l` to each peer is of the NIC with index `l` modulo their number; ranks may
+    /// have different numbers of NICs. All ports are of one kind, and each NIC reaches
+    /// those of the peers that it meets.
+    ///
+    /// [`lanes`]: GroupConfig::lanes
+    pub nics: Vec<Nic>,
+    /// The address at each NIC's port; by address only with one NIC.
     pub gid: GidChoice,
     /// InfiniBand: packets carry a global route header even within a subnet. Between
     /// subnets, and where the subnet asks for it, they do anyway. The same on all ranks.
@@ -135,12 +160,12 @@ impl GroupConfig {
             common: String::new(),
             path: Path::Rdma,
             #[cfg(feature = "soft")]
-            nic: Nic::Soft { address: None },
+            nics: vec![Nic::Soft { address: None }],
             #[cfg(not(feature = "soft"))]
-            nic: Nic::System {
+            nics: vec![Nic::System {
                 device: None,
                 port: 1,
-            },
+            }],
             gid: GidChoice::Automatic,
             global_route: false,
             lanes: 2,
@@ -190,6 +215,15 @@ impl GroupConfig {
             )?;
         }
         range("lanes", self.lanes.into(), 1, 16)?;
+        let most_nics = (MAX_NICS as u64).min(self.lanes.into());
+        range("number of NICs", self.nics.len() as u64, 1, most_nics)?;
+        if let (GidChoice::Address(address), 2..) = (self.gid, self.nics.len()) {
+            return Err(Error::Config {
+                what: "gid",
+                value: format!("address {address} for {} NICs", self.nics.len()),
+                limit: "an index, or automatic, for more than one".into(),
+            });
+        }
         range("queue_depth", self.queue_depth.into(), 8, 32_768)?;
         range("ops_per_round", self.ops_per_round, 1, 1 << 20)?;
         range("ack_timeout", self.ack_timeout.into(), 1, 31)?;

@@ -87,9 +87,8 @@ impl Group {
             incarnation: place.incarnation,
             host: window::host_of(place.rank)?,
             config: place.common.clone(),
-            port: links.port(),
+            nics: links.nics(),
             region_address: region.address(),
-            rkey: links.rkey(),
             window: window.as_ref().map(|w| w.name().to_owned()),
             leaving: false,
         };

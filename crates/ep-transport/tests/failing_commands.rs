@@ -20,9 +20,9 @@ fn open(rank: u32, faults: Faults, store: &MemStore) -> Result<Group, Error> {
         ..Config::default()
     };
     let config = GroupConfig {
-        nic: Nic::SoftWith {
+        nics: vec![Nic::SoftWith {
             config: Box::new(nic),
-        },
+        }],
         queue_depth: 16,
         ..GroupConfig::new(Rank(rank), 3)
     };

@@ -26,9 +26,9 @@ fn pair(delay: Duration) -> [Group; 2] {
             ..Config::default()
         };
         let config = GroupConfig {
-            nic: Nic::SoftWith {
+            nics: vec![Nic::SoftWith {
                 config: Box::new(nic),
-            },
+            }],
             ..GroupConfig::new(Rank(rank), 2)
         };
         let mut group = Group::open(&config, REGION, Arc::new(store.clone())).unwrap();

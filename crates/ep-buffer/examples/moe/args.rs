@@ -70,9 +70,10 @@ pub(crate) struct Args {
     /// How bytes get to the other ranks.
     #[arg(long, value_enum, default_value_t = DataPath::Rdma)]
     pub(crate) path: DataPath,
-    /// A NIC of this machine, such as mlx5_0, in place of the software one.
-    #[arg(long)]
-    pub(crate) device: Option<String>,
+    /// NICs of this machine, such as mlx5_0, in place of the software one; several are
+    /// separated by commas, and the queue pairs to each peer are spread over them.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) device: Vec<String>,
     /// Queue pairs to each peer.
     #[arg(long, default_value_t = 2)]
     pub(crate) lanes: u32,
@@ -150,11 +151,12 @@ impl Args {
             DataPath::Rdma => Path::Rdma,
             DataPath::Window => Path::Window,
         };
-        if let Some(name) = &self.device {
-            group.nic = Nic::System {
+        if !self.device.is_empty() {
+            let system = |name: &String| Nic::System {
                 device: Some(name.clone()),
                 port: 1,
             };
+            group.nics = self.device.iter().map(system).collect();
         }
         if let Some(file) = &self.secret_file {
             group.secret = Some(super::rendezvous::secret(file)?);

@@ -100,9 +100,8 @@ impl GpuGroup {
             incarnation: place.incarnation,
             host: window::host_of(place.rank)?,
             config: place.common.clone(),
-            port: None,
+            nics: Vec::new(),
             region_address: links.windows().address(place.rank)?,
-            rkey: 0,
             window: Some(window.name().to_owned()),
             leaving: false,
         };

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::fabric::PeerFault;
 use crate::ids::{Half, Rank};
 use crate::member::agent::Connections;
-use crate::member::records::{Card, Offers, PortAddress, QpOffer};
+use crate::member::records::{Card, NicAddress, Offers, QpOffer};
 use crate::region::Region;
 use rdma::{RdmaLink, RdmaResources};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,9 @@ pub struct QueuePairReport {
     pub peer: Rank,
     /// Its index among the queue pairs to that rank.
     pub lane: u32,
-    /// Its number, the same for the life of the group.
+    /// Which of this rank's NICs it is of: an index of [`GroupConfig::nics`].
+    pub nic: u32,
+    /// Its number with that NIC, the same for the life of the group.
     pub qpn: u32,
     /// Its state (`RESET`, `INIT`, `RTR`, `RTS`, `ERR`).
     pub state: &'static str,
@@ -71,15 +73,14 @@ impl Links {
         })
     }
 
-    pub(crate) fn port(&self) -> Option<PortAddress> {
-        self.rdma.as_ref().map(RdmaResources::port)
+    /// What peers have to know of each NIC; none without queue pairs.
+    pub(crate) fn nics(&self) -> Vec<NicAddress> {
+        self.rdma
+            .as_ref()
+            .map_or_else(Vec::new, RdmaResources::addresses)
     }
 
-    pub(crate) fn rkey(&self) -> u32 {
-        self.rdma.as_ref().map_or(0, RdmaResources::rkey)
-    }
-
-    /// Commands sent to the NIC so far.
+    /// Commands sent to the NICs so far.
     pub(crate) fn commands(&self) -> u64 {
         self.rdma.as_ref().map_or(0, RdmaResources::commands)
     }

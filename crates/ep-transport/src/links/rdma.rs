@@ -1,163 +1,17 @@
 //! Queue pairs to one peer, remade in place for each of its lives.
 
+mod resources;
+
 use super::QueuePairReport;
-use crate::config::GroupConfig;
 use crate::error::Error;
 use crate::fabric::PeerFault;
 use crate::ids::{Half, Rank};
-use crate::member::records::{Card, PortAddress, QpOffer};
+use crate::member::records::{Card, QpOffer};
 use crate::region::{Region, RegionError};
-use crate::verbs::{
-    CompletionQueue, Device, MemoryRegion, PathSettings, PostError, ProtectionDomain, QueuePair,
-    QueuePlaces, RemoteEnd, SendQueue, Uar, Umem, state_name,
-};
-use memheap::Heap;
+use crate::verbs::{PostError, QueuePair, RemoteEnd, SendQueue, state_name};
 use mlx5gda_sys::prm::QpState;
-use mlx5gda_sys::wqe::{DataPtr, Remote, WQEBB_BYTES};
-use std::sync::{Arc, Mutex, PoisonError};
-
-const CACHE_LINE: u64 = 64;
-const PAGE: u64 = 4096;
-
-/// What all links share: device, protection domain, control memory, registration.
-#[derive(Debug)]
-pub(super) struct RdmaResources {
-    mr: MemoryRegion,
-    umem: Arc<Umem>,
-    uar: Arc<Uar>,
-    domain: Arc<ProtectionDomain>,
-    device: Arc<Device>,
-    heap: Mutex<Heap>,
-    control_bytes: u64,
-    region_bytes: u64,
-    global_route: bool,
-    settings: PathSettings,
-}
-
-impl RdmaResources {
-    pub(super) fn open(config: &GroupConfig, region: &Arc<Region>) -> Result<Self, Error> {
-        let device = Device::open(&config.nic, config.gid)?;
-        let domain = ProtectionDomain::allocate(&device)?;
-        let mr = MemoryRegion::register(&domain, region)?;
-        // Each lane: the ring, two doorbell records and the one entry of its
-        // collapsed completion queue, each on a cache line of its own.
-        let lane = u64::from(config.queue_depth) * WQEBB_BYTES as u64 + 3 * CACHE_LINE;
-        let lanes = u64::from(config.capacity.max(2) - 1) * u64::from(config.lanes);
-        let control_bytes = (lane * lanes).next_multiple_of(PAGE);
-        let memory = Arc::new(Region::shared("ep-control", control_bytes)?);
-        Ok(Self {
-            umem: Umem::register(&device, &memory)?,
-            uar: Uar::allocate(&device)?,
-            mr,
-            domain,
-            device,
-            heap: Mutex::new(Heap::new(control_bytes)),
-            control_bytes,
-            global_route: config.global_route,
-            region_bytes: region.len(),
-            settings: PathSettings {
-                ack_timeout: config.ack_timeout,
-                retry_count: config.retry_count,
-                rnr_retry: config.rnr_retry,
-                traffic_class: config.traffic_class,
-                service_level: config.service_level,
-            },
-        })
-    }
-
-    pub(super) fn port(&self) -> PortAddress {
-        self.device.port().address()
-    }
-
-    pub(super) fn rkey(&self) -> u32 {
-        self.mr.rkey()
-    }
-
-    pub(super) fn commands(&self) -> u64 {
-        self.device.commands()
-    }
-
-    pub(super) fn control_bytes(&self) -> u64 {
-        self.control_bytes
-    }
-
-    pub(super) fn link(&self, config: &GroupConfig, peer: Rank) -> Result<RdmaLink, Error> {
-        let lanes = (0..config.lanes)
-            .map(|_| self.lane(config.queue_depth))
-            .collect::<Result<Vec<Lane>, Error>>()?;
-        Ok(RdmaLink {
-            peer,
-            lkey: self.mr.lkey(),
-            marks: [vec![0; lanes.len()], vec![0; lanes.len()]],
-            lanes,
-            remote: None,
-        })
-    }
-
-    /// What this rank has to find out about the way to a peer's port.
-    fn path(&self, rank: Rank, theirs: &PortAddress) -> Result<Way, Error> {
-        let own = self.port();
-        if own.ethernet != theirs.ethernet {
-            return Err(Error::NotOffered {
-                rank,
-                what: if own.ethernet {
-                    "Ethernet port"
-                } else {
-                    "InfiniBand port"
-                },
-            });
-        }
-        Ok(if own.ethernet {
-            Way {
-                mac: self.domain.resolve_mac(theirs.gid)?,
-                global: false,
-            }
-        } else {
-            Way {
-                mac: [0; 6],
-                // By LID within a subnet, by GID between subnets.
-                global: self.global_route
-                    || self.device.port().global
-                    || own.gid.first_chunk::<8>() != theirs.gid.first_chunk::<8>(),
-            }
-        })
-    }
-
-    fn lane(&self, depth: u32) -> Result<Lane, Error> {
-        let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut place =
-            |bytes| -> Result<u64, Error> { Ok(heap.alloc(bytes, CACHE_LINE)?.offset()) };
-        let places = QueuePlaces {
-            ring: place(u64::from(depth) * WQEBB_BYTES as u64)?,
-            depth,
-            record: place(CACHE_LINE)?,
-            cqe: place(CACHE_LINE)?,
-        };
-        let cq_record = place(CACHE_LINE)?;
-        let completions =
-            CompletionQueue::create(&self.device, &self.umem, &self.uar, &places, cq_record)?;
-        let pair = QueuePair::create(
-            &self.device,
-            &self.domain,
-            &self.umem,
-            &self.uar,
-            completions,
-            &places,
-        )?;
-        Ok(Lane {
-            queue: pair.send_queue(places)?,
-            address: self.umem.address() + places.ring,
-            pair,
-            psn: 0,
-        })
-    }
-}
-
-/// The way to a peer's port, as far as the port itself does not say it.
-struct Way {
-    mac: [u8; 6],
-    global: bool,
-}
+use mlx5gda_sys::wqe::{DataPtr, Remote};
+pub(super) use resources::RdmaResources;
 
 #[derive(Debug)]
 struct Lane {
@@ -168,6 +22,11 @@ struct Lane {
     address: u64,
     /// First PSN of the current life.
     psn: u32,
+    /// Which of this rank's NICs it is of, and that NIC's key of the region.
+    nic: usize,
+    lkey: u32,
+    /// Where the peer's region is; `None` while not connected.
+    remote: Option<Remote>,
 }
 
 impl Lane {
@@ -189,12 +48,9 @@ impl Lane {
 #[derive(Debug)]
 pub(super) struct RdmaLink {
     peer: Rank,
-    lkey: u32,
     lanes: Vec<Lane>,
     /// For each half, how far each lane was rung.
     marks: [Vec<u64>; 2],
-    /// Where the peer's region is; `None` while not connected.
-    remote: Option<Remote>,
 }
 
 impl RdmaLink {
@@ -205,6 +61,7 @@ impl RdmaLink {
             .map(|(lane, index)| QueuePairReport {
                 peer: self.peer,
                 lane: index,
+                nic: lane.nic as u32,
                 qpn: lane.pair.number(),
                 state: state_name(lane.pair.state()),
                 commands: lane.pair.commands(),
@@ -222,7 +79,7 @@ impl RdmaLink {
     /// Two commands for each queue pair: Reset, then Init. Numbers stay, packet
     /// sequence numbers start anew.
     pub(super) fn prepare(&mut self) -> Result<Vec<QpOffer>, Error> {
-        self.remote = None;
+        self.forget();
         for mark in self.marks.iter_mut().flatten() {
             *mark = 0;
         }
@@ -252,10 +109,6 @@ impl RdmaLink {
         me: Rank,
     ) -> Result<(), Error> {
         let rank = card.rank;
-        let port = card.port.as_ref().ok_or(Error::NotOffered {
-            rank,
-            what: "RDMA port",
-        })?;
         if offers.len() != self.lanes.len() {
             return Err(Error::Config {
                 what: "number of queue pairs offered by a peer",
@@ -263,47 +116,64 @@ impl RdmaLink {
                 limit: self.lanes.len().to_string(),
             });
         }
-        let (own, path) = (resources.port(), resources.path(rank, port)?);
-        for ((lane, offer), index) in self.lanes.iter_mut().zip(offers).zip(0u16..) {
-            let remote = RemoteEnd {
-                qpn: offer.qpn,
-                psn: offer.psn,
-                gid: port.gid,
-                mac: path.mac,
-                lid: port.lid,
-                global: path.global,
-                mtu: port.mtu.min(own.mtu),
-                flow: flow(me, rank, index),
-            };
-            lane.pair.ready_to_receive(&remote, &resources.settings)?;
-            lane.pair.ready_to_send(lane.psn, &resources.settings)?;
-        }
         if card
             .region_address
-            .checked_add(resources.region_bytes)
+            .checked_add(resources.region_bytes())
             .is_none()
         {
             return Err(Error::Config {
                 what: "region address of a peer",
                 value: format!("{:#x} of {rank}", card.region_address),
-                limit: format!("at least {} below 2^64", resources.region_bytes),
+                limit: format!("at least {} below 2^64", resources.region_bytes()),
             });
         }
-        self.remote = Some(Remote {
-            addr: card.region_address,
-            rkey: card.rkey,
-        });
+        // All ways first: to find one may take seconds, or fail.
+        let ways = resources.ways(card, self.lanes.len())?;
+        let ends = self.lanes.iter_mut().zip(offers).zip(&ways);
+        for (((lane, offer), way), index) in ends.zip(0u16..) {
+            let port = &way.theirs.port;
+            let remote = RemoteEnd {
+                qpn: offer.qpn,
+                psn: offer.psn,
+                gid: port.gid,
+                mac: way.mac,
+                lid: port.lid,
+                global: way.global,
+                mtu: way.mtu,
+                flow: flow(me, rank, index),
+            };
+            let settings = resources.settings();
+            lane.pair.ready_to_receive(&remote, settings)?;
+            lane.pair.ready_to_send(lane.psn, settings)?;
+        }
+        for (lane, way) in self.lanes.iter_mut().zip(ways) {
+            lane.remote = Some(Remote {
+                addr: card.region_address,
+                rkey: way.theirs.rkey,
+            });
+        }
         Ok(())
     }
 
     pub(super) fn forget(&mut self) {
-        self.remote = None;
+        for lane in &mut self.lanes {
+            lane.remote = None;
+        }
     }
 
-    fn target(&self, region: &Region, to: u64, len: u64) -> Result<Remote, PeerFault> {
-        let remote = self
-            .remote
-            .ok_or(PeerFault::NotConnected { peer: self.peer })?;
+    /// The local key of the region and a place in the peer's, as a lane's NICs know them.
+    fn target(
+        &self,
+        lane: u32,
+        region: &Region,
+        to: u64,
+        len: u64,
+    ) -> Result<(u32, Remote), PeerFault> {
+        let connected = self
+            .lanes
+            .get(lane as usize)
+            .and_then(|lane| Some((lane.lkey, lane.remote?)));
+        let (lkey, remote) = connected.ok_or(PeerFault::NotConnected { peer: self.peer })?;
         if to.checked_add(len).is_none_or(|end| end > region.len()) {
             return Err(self.range(RegionError::OutOfRange {
                 offset: to,
@@ -311,10 +181,11 @@ impl RdmaLink {
                 bytes: region.len(),
             }));
         }
-        Ok(Remote {
+        let remote = Remote {
             addr: remote.addr + to,
             rkey: remote.rkey,
-        })
+        };
+        Ok((lkey, remote))
     }
 
     fn range(&self, source: RegionError) -> PeerFault {
@@ -357,7 +228,7 @@ impl RdmaLink {
         to: u64,
         len: u64,
     ) -> Result<(), PeerFault> {
-        let remote = self.target(region, to, len)?;
+        let (lkey, remote) = self.target(lane, region, to, len)?;
         let too_long = || RegionError::OutOfRange {
             offset: from,
             len,
@@ -368,7 +239,7 @@ impl RdmaLink {
         }
         let local = DataPtr {
             addr: region.address() + from,
-            lkey: self.lkey,
+            lkey,
             len: u32::try_from(len).map_err(|_| self.range(too_long()))?,
         };
         self.post(lane, |queue| queue.write(remote, local))
@@ -381,7 +252,7 @@ impl RdmaLink {
         to: u64,
         value: u64,
     ) -> Result<(), PeerFault> {
-        let remote = self.target(region, to, 8)?;
+        let (_, remote) = self.target(lane, region, to, 8)?;
         self.post(lane, |queue| queue.signal(remote, value))
     }
 

@@ -4,13 +4,14 @@
 //! key and the contents. A record from a peer is hostile until it was parsed and
 //! checked.
 
+use crate::config::MAX_NICS;
 use crate::ids::{Epoch, Incarnation, Rank};
 use crate::secret::{Secret, TAG};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Version of the records. Ranks of different versions do not form a group.
-pub const RECORD_VERSION: u16 = 3;
+pub const RECORD_VERSION: u16 = 4;
 
 /// What follows the version: the contents, or a code and then the contents.
 const PLAIN: u8 = 0;
@@ -158,6 +159,23 @@ pub(crate) struct PortAddress {
     pub(crate) ethernet: bool,
 }
 
+/// What peers have to know of one NIC of a rank.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct NicAddress {
+    /// Its port.
+    pub(crate) port: PortAddress,
+    /// The remote key of the region with this NIC.
+    pub(crate) rkey: u32,
+}
+
+fn at_most_max_nics<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<NicAddress>, D::Error> {
+    let nics = Vec::<NicAddress>::deserialize(from)?;
+    if nics.len() > MAX_NICS {
+        return Err(D::Error::custom(format!("{} NICs", nics.len())));
+    }
+    Ok(nics)
+}
+
 /// What a rank is, published once for each life, gone when its lease ends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Card {
@@ -169,12 +187,12 @@ pub(crate) struct Card {
     pub(crate) host: String,
     /// What all ranks must have in common (layout and sizes), compared as text.
     pub(crate) config: String,
-    /// The NIC's port.
-    pub(crate) port: Option<PortAddress>,
-    /// Address of the region, as the NIC knows it.
+    /// The NICs: queue pair `l` to a peer is of the one with index `l` modulo their
+    /// number.
+    #[serde(deserialize_with = "at_most_max_nics")]
+    pub(crate) nics: Vec<NicAddress>,
+    /// Address of the region, as the NICs know it.
     pub(crate) region_address: u64,
-    /// Remote key of the region.
-    pub(crate) rkey: u32,
     /// Unix socket at which processes of the same host get the region's descriptor.
     pub(crate) window: Option<String>,
     /// Set shortly before the rank leaves on purpose.
@@ -358,9 +376,9 @@ mod tests {
         let error = records.decode::<Ready>("ep/ready/3", &bytes).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "record ready/3 has version 9, this side understands 3"
+            "record ready/3 has version 9, this side understands 4"
         );
-        for bad in [&b""[..], b"\x03", b"\x03\x00", b"\x03\x00\x00\xff\xff"] {
+        for bad in [&b""[..], b"\x04", b"\x04\x00", b"\x04\x00\x00\xff\xff"] {
             assert!(records.decode::<Card>("card/1", bad).is_err());
         }
     }
@@ -402,6 +420,43 @@ mod tests {
             let error = reader.decode::<Ready>("ready/3", &bytes).unwrap_err();
             assert!(error.to_string().ends_with(why), "{error}");
         }
+    }
+
+    #[test]
+    fn a_card_with_more_nics_than_a_rank_can_have_is_refused() {
+        let port = PortAddress {
+            gid: [1; 16],
+            lid: 0,
+            mtu: 4096,
+            ethernet: true,
+        };
+        let with = |nics| Card {
+            rank: Rank(1),
+            incarnation: Incarnation(1),
+            host: String::new(),
+            config: String::new(),
+            nics: vec![
+                NicAddress {
+                    port: port.clone(),
+                    rkey: 7
+                };
+                nics
+            ],
+            region_address: 0,
+            window: None,
+            leaving: false,
+        };
+        let records = plain();
+        let again = |card: &Card| {
+            let bytes = records.encode("card/1", card).unwrap();
+            crate::fuzzing::records(&bytes[3..]);
+            records.decode::<Card>("card/1", &bytes)
+        };
+        for nics in [0, 1, MAX_NICS] {
+            assert_eq!(again(&with(nics)), Ok(with(nics)));
+        }
+        let error = again(&with(MAX_NICS + 1)).unwrap_err();
+        assert!(matches!(error, RecordError::Malformed { .. }), "{error}");
     }
 
     proptest::proptest! {

@@ -2,7 +2,7 @@
 
 use super::VerbsError;
 use super::leftover::{Leftovers, Object};
-use super::nearest::nearest_nic;
+use super::nearest::nearest_nics;
 use super::port::Port;
 use crate::config::{GidChoice, Nic};
 use crate::region::Region;
@@ -63,8 +63,13 @@ impl Device {
                 Self::from_table(FnTable::load()?, device.as_deref(), *port, gid)
             }
             Nic::Nearest { gpu, port } => {
-                let name = nearest_nic(Path::new("/sys"), *gpu)?;
-                Self::from_table(FnTable::load()?, Some(&name), *port, gid)
+                let names = nearest_nics(Path::new("/sys"), *gpu, 1)?;
+                Self::from_table(
+                    FnTable::load()?,
+                    names.first().map(String::as_str),
+                    *port,
+                    gid,
+                )
             }
         }
     }

@@ -16,6 +16,7 @@ mod ring;
 
 pub(crate) use device::Device;
 pub use gpu::{GpuMemory, GpuRange};
+pub(crate) use nearest::nearest_nics;
 pub(crate) use object::{CompletionQueue, MemoryRegion, ProtectionDomain, Uar, Umem};
 pub(crate) use qp::{PathSettings, QueuePair, RemoteEnd, state_name};
 pub(crate) use ring::{PostError, QueuePlaces, SendQueue};

@@ -35,12 +35,16 @@ fn numa_node(device: &Path) -> Option<u32> {
     text.trim().parse().ok()
 }
 
-/// The RDMA device that is nearest to a GPU; of several that are as near, the first by
-/// name. `sysfs` is where sysfs is mounted.
+/// The `count` RDMA devices that are nearest to a GPU; of several that are as near, the
+/// first by name. `sysfs` is where sysfs is mounted.
 ///
 /// # Errors
-/// There is no such GPU, or no RDMA device.
-pub(super) fn nearest_nic(sysfs: &Path, gpu: PciAddress) -> Result<String, VerbsError> {
+/// There is no such GPU, no RDMA device, or fewer than `count`.
+pub(crate) fn nearest_nics(
+    sysfs: &Path,
+    gpu: PciAddress,
+    count: usize,
+) -> Result<Vec<String>, VerbsError> {
     let unknown = |what: String| {
         move |source| VerbsError::Topology {
             what,
@@ -56,7 +60,7 @@ pub(super) fn nearest_nic(sysfs: &Path, gpu: PciAddress) -> Result<String, Verbs
     let entries = class
         .read_dir()
         .map_err(unknown("RDMA device".to_owned()))?;
-    entries
+    let mut devices: Vec<_> = entries
         .filter_map(|entry| {
             let entry = entry.ok()?;
             // A virtual device, as Soft-RoCE, is on no bus.
@@ -65,9 +69,24 @@ pub(super) fn nearest_nic(sysfs: &Path, gpu: PciAddress) -> Result<String, Verbs
             // Names end in a number, and mlx5_2 comes before mlx5_10.
             Some((distance(&gpu_place, &place), name.len(), name))
         })
-        .min()
-        .map(|(_, _, name)| name)
-        .ok_or_else(|| unknown("RDMA device".to_owned())(std::io::ErrorKind::NotFound.into()))
+        .collect();
+    devices.sort_unstable();
+    let mut names: Vec<String> = devices.into_iter().map(|(_, _, name)| name).collect();
+    if names.is_empty() {
+        let nothing = std::io::ErrorKind::NotFound.into();
+        return Err(unknown("RDMA device".to_owned())(nothing));
+    }
+    if names.len() < count {
+        return Err(VerbsError::NoDevice {
+            wanted: format!(
+                "number {} in the order of nearness to {gpu}",
+                names.len() + 1
+            ),
+            found: names.join(", "),
+        });
+    }
+    names.truncate(count);
+    Ok(names)
 }
 
 #[cfg(test)]
@@ -107,7 +126,7 @@ mod tests {
         }
 
         fn nearest(&self, gpu: PciAddress) -> String {
-            nearest_nic(&self.0, gpu).unwrap()
+            nearest_nics(&self.0, gpu, 1).unwrap().remove(0)
         }
     }
 
@@ -138,6 +157,24 @@ mod tests {
     }
 
     #[test]
+    fn several_come_by_distance_and_then_by_name() {
+        let tree = Tree::new("several");
+        let gpu = tree.gpu("pci0000:16/0000:16:01.0/0000:17:00.0", 0);
+        tree.nic("mlx5_0", "pci0000:96/0000:96:01.0/0000:97:00.0", 1);
+        tree.nic("mlx5_10", "pci0000:16/0000:16:02.0/0000:18:00.0", 0);
+        tree.nic("mlx5_2", "pci0000:16/0000:16:03.0/0000:19:00.0", 0);
+        let names = |count| nearest_nics(&tree.0, gpu, count);
+        assert_eq!(names(2).unwrap(), ["mlx5_2", "mlx5_10"]);
+        assert_eq!(names(3).unwrap(), ["mlx5_2", "mlx5_10", "mlx5_0"]);
+        let error = names(4).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "no RDMA device number 4 in the order of nearness to 0000:17:00.0; \
+             found: mlx5_2, mlx5_10, mlx5_0"
+        );
+    }
+
+    #[test]
     fn an_unknown_node_is_nobodys() {
         let tree = Tree::new("nodes");
         let gpu = tree.gpu("pci0000:16/0000:18:00.0", -1);
@@ -150,10 +187,10 @@ mod tests {
     fn what_is_not_there_is_named() {
         let tree = Tree::new("missing");
         let gpu = tree.gpu("pci0000:16/0000:18:00.0", 0);
-        let error = nearest_nic(&tree.0, gpu).unwrap_err().to_string();
+        let error = nearest_nics(&tree.0, gpu, 1).unwrap_err().to_string();
         assert!(error.starts_with("no RDMA device in /"), "{error}");
         let other = "0000:19:00.0".parse().unwrap();
-        let error = nearest_nic(&tree.0, other).unwrap_err().to_string();
+        let error = nearest_nics(&tree.0, other, 1).unwrap_err().to_string();
         assert!(
             error.starts_with("no PCI device 0000:19:00.0 in /"),
             "{error}"

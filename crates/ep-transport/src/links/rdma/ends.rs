@@ -1,6 +1,7 @@
 //! Two and three ends on software NICs, joined by hand.
 
 mod failures;
+mod nics;
 mod old_lives;
 mod paths;
 
@@ -10,7 +11,7 @@ use crate::fabric::PeerFault;
 use crate::ids::{Half, Incarnation, Rank};
 use crate::links::{Link, Links};
 use crate::member::agent::Connections;
-use crate::member::records::{Card, Offers, QpOffer};
+use crate::member::records::{Card, NicAddress, Offers, QpOffer};
 use crate::region::Region;
 use mlx5gda_sys::wqe::Remote;
 use soft_hca::{Config, Stats};
@@ -38,11 +39,15 @@ fn at(address: [u8; 4]) -> Config {
     }
 }
 
+fn soft(config: Config) -> Nic {
+    Nic::SoftWith {
+        config: Box::new(config),
+    }
+}
+
 fn settings(rank: u32, nic: Config) -> GroupConfig {
     GroupConfig {
-        nic: Nic::SoftWith {
-            config: Box::new(nic),
-        },
+        nics: vec![soft(nic)],
         queue_depth: 16,
         ack_timeout: 14,
         ..GroupConfig::new(Rank(rank), 3)
@@ -60,7 +65,11 @@ fn open(settings: &GroupConfig) -> Result<End, Error> {
 
 impl End {
     fn nic(&self) -> &str {
-        self.links.rdma.as_ref().unwrap().device.name()
+        self.nic_at(0)
+    }
+
+    fn nic_at(&self, index: usize) -> &str {
+        self.links.rdma.as_ref().unwrap().device(index).name()
     }
 
     fn stats(&self) -> Stats {
@@ -73,9 +82,8 @@ impl End {
             incarnation: Incarnation(1),
             host: String::new(),
             config: String::new(),
-            port: self.links.port(),
+            nics: self.links.nics(),
             region_address: self.region.address(),
-            rkey: self.links.rkey(),
             window: None,
             leaving: false,
         }
@@ -116,10 +124,18 @@ impl End {
         }
     }
 
+    /// What peers know of the first NIC.
+    fn address(&self) -> NicAddress {
+        self.links.nics().remove(0)
+    }
+
     /// Changes where the peer's region is thought to be.
-    fn with_remote(&self, peer: &End, change: impl FnOnce(&mut Remote)) {
+    fn with_remote(&self, peer: &End, change: impl Fn(&mut Remote)) {
         match self.links.lock(peer.rank).as_deref_mut() {
-            Some(Link::Rdma(link)) => change(link.remote.as_mut().unwrap()),
+            Some(Link::Rdma(link)) => {
+                let lanes = link.lanes.iter_mut();
+                lanes.for_each(|lane| change(lane.remote.as_mut().unwrap()));
+            }
             _ => panic!("no queue pairs to {}", peer.rank),
         }
     }

@@ -1,5 +1,6 @@
 //! Each command fails in its turn.
 
+use super::nics::several;
 use super::{at, exchange, join, open, settings};
 use crate::error::{Chain, Error};
 use crate::fabric::PeerFault;
@@ -8,6 +9,8 @@ use soft_hca::{Config, Faults, Live, set_faults};
 
 /// Queue pairs to the two other ranks.
 const PAIRS: usize = 4;
+/// Those of four to each that are of one of two NICs.
+const SPREAD: usize = 4;
 /// Queue pairs to one rank.
 const LANES: usize = 2;
 
@@ -71,6 +74,37 @@ fn construction_yields_a_whole_object_or_leaves_nothing_behind() {
             return;
         }
     }
+}
+
+#[test]
+fn construction_that_fails_at_the_second_nic_leaves_nothing_at_either() {
+    let [first, second] = [at([127, 77, 12, 1]), at([127, 77, 12, 2])];
+    let with = |faults| {
+        let second = Config {
+            faults,
+            ..second.clone()
+        };
+        open(&several(0, vec![first.clone(), second]))
+    };
+    let opened = with(Faults::default()).unwrap();
+    let names = [0, 1].map(|nic| opened.nic_at(nic).to_owned());
+    let stats = || names.each_ref().map(|name| soft_hca::stats(name).unwrap());
+    // Half of the queue pairs each.
+    for stats in stats() {
+        assert_eq!((stats.live.mrs, stats.live.qps), (1, SPREAD));
+    }
+    drop(opened);
+    let mut steps = Vec::new();
+    while let Err(error) = with(failing(steps.len() as u64)) {
+        steps.push(step(&error));
+        for stats in stats() {
+            assert_eq!(stats.live, Live::default(), "{}", Chain(&error));
+            assert_eq!(stats.leaked, 0, "{}", Chain(&error));
+        }
+    }
+    let mut expected = vec!["ibv_alloc_pd", "ibv_reg_mr", "mlx5dv_devx_alloc_uar"];
+    expected.extend(["CREATE_CQ", "CREATE_QP"].repeat(SPREAD));
+    assert_eq!(steps, expected);
 }
 
 #[test]

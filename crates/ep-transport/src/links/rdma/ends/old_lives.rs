@@ -21,10 +21,10 @@ fn writes_to_a_peer_that_was_replaced_find_no_queue_pair() {
     let old = open(&settings(1, at([127, 77, 3, 2]))).unwrap();
     join(&a, &old).unwrap();
     exchange(&a, &old, 3);
-    let (rkey, numbers) = (old.links.rkey(), old.links.queue_pairs());
+    let (rkey, numbers) = (old.address().rkey, old.links.queue_pairs());
     drop(old);
     let new = open(&settings(1, at([127, 77, 3, 2]))).unwrap();
-    assert_ne!(new.links.rkey(), rkey);
+    assert_ne!(new.address().rkey, rkey);
     for (before, after) in numbers.iter().zip(new.links.queue_pairs()) {
         assert_ne!(before.qpn, after.qpn);
     }
@@ -40,7 +40,7 @@ fn writes_to_a_peer_that_was_replaced_find_no_queue_pair() {
 fn the_remote_key_of_an_old_life_opens_nothing_in_the_new_one() {
     let a = open(&settings(0, at([127, 77, 4, 1]))).unwrap();
     let old = open(&settings(1, at([127, 77, 4, 2]))).unwrap();
-    let rkey = old.links.rkey();
+    let rkey = old.address().rkey;
     drop(old);
     let new = open(&settings(1, at([127, 77, 4, 2]))).unwrap();
     join(&a, &new).unwrap();

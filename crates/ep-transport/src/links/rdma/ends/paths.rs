@@ -44,14 +44,14 @@ fn roce_over_ipv6() {
     };
     let a = open(&settings(0, nic())).unwrap();
     let b = open(&settings(1, nic())).unwrap();
-    assert_eq!(a.links.port().unwrap().gid, Ipv6Addr::LOCALHOST.octets());
+    assert_eq!(a.address().port.gid, Ipv6Addr::LOCALHOST.octets());
     both_ways(&a, &b);
 }
 
 #[test]
 fn infiniband_with_and_without_global_route() {
     let [a, b] = [0, 1].map(|rank| open(&settings(rank, infiniband())).unwrap());
-    assert_ne!(a.links.port().unwrap().lid, b.links.port().unwrap().lid);
+    assert_ne!(a.address().port.lid, b.address().port.lid);
     both_ways(&a, &b);
     let [c, d] = [0, 1].map(|rank| open(&global(rank)).unwrap());
     both_ways(&c, &d);
@@ -97,7 +97,7 @@ fn the_address_asked_for_is_used_or_named_as_missing() {
     };
     let address = |text: &str| GidChoice::Address(text.parse::<IpAddr>().unwrap());
     for good in [GidChoice::Index(1), address("127.77.8.1")] {
-        let port = open(&with(good)).unwrap().links.port().unwrap();
+        let port = open(&with(good)).unwrap().address().port;
         assert_eq!(Ipv6Addr::from(port.gid).to_string(), "::ffff:127.77.8.1");
     }
     let told = |gid| {
@@ -118,7 +118,7 @@ fn the_address_asked_for_is_used_or_named_as_missing() {
 #[test]
 fn the_mac_address_is_the_drivers() {
     let a = open(&settings(0, at([127, 77, 9, 1]))).unwrap();
-    let domain = &a.links.rdma.as_ref().unwrap().domain;
+    let domain = a.links.rdma.as_ref().unwrap().domain();
     let gid = |text: &str| text.parse::<Ipv6Addr>().unwrap().octets();
     let mac = domain.resolve_mac(gid("::ffff:127.77.9.2")).unwrap();
     // That of a single station, administered locally, as the software NIC gives them.

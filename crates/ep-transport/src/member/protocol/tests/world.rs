@@ -1,7 +1,7 @@
 //! Ranks, the store between them, and all that can happen to them.
 
 use super::super::*;
-use crate::member::records::PortAddress;
+use crate::member::records::{NicAddress, PortAddress};
 
 pub(super) const TIME_OUT: Duration = Duration::from_secs(1);
 
@@ -11,14 +11,16 @@ fn card(rank: Rank, incarnation: Incarnation) -> Card {
         incarnation,
         host: String::new(),
         config: String::new(),
-        port: Some(PortAddress {
-            gid: [0; 16],
-            lid: 0,
-            mtu: 4096,
-            ethernet: true,
-        }),
+        nics: vec![NicAddress {
+            port: PortAddress {
+                gid: [0; 16],
+                lid: 0,
+                mtu: 4096,
+                ethernet: true,
+            },
+            rkey: 0,
+        }],
         region_address: 0,
-        rkey: 0,
         window: None,
         leaving: false,
     }
