@@ -266,6 +266,35 @@ fn a_newcomer_warms_up_alone_and_is_counted_from_the_agreed_epoch() {
     });
 }
 
+#[cfg(feature = "soft")]
+#[test]
+fn ranks_with_different_numbers_of_nics_form_a_group_and_may_come_back_with_another() {
+    let store = MemStore::new();
+    let with = |rank, nics| GroupConfig {
+        nics: vec![ep_transport::Nic::Soft { address: None }; nics],
+        lanes: 4,
+        ..config(rank, 2, Path::Rdma)
+    };
+    let mut groups = vec![open(&with(0, 2), &store), open(&with(1, 3), &store)];
+    for group in &mut groups {
+        group.wait_admitted(PATIENCE).unwrap();
+    }
+    send(&mut groups, 0, 1, 31);
+    send(&mut groups, 1, 0, 32);
+    drop(groups.pop());
+    groups.push(open(&with(1, 1), &store));
+    let from = groups[1].wait_admitted(PATIENCE).unwrap();
+    eventually("admission", || groups[0].control().is_active(Rank(1), from));
+    send(&mut groups, 0, 1, 33);
+    send(&mut groups, 1, 0, 34);
+    let nics = |group: &Group| -> Vec<u32> {
+        let pairs = group.snapshot().queue_pairs;
+        pairs.iter().map(|pair| pair.nic).collect()
+    };
+    assert_eq!(nics(&groups[0]), [0, 1, 0, 1]);
+    assert_eq!(nics(&groups[1]), [0; 4]);
+}
+
 #[test]
 fn a_peer_that_speaks_another_version_is_named() {
     let store = MemStore::new();
