@@ -85,6 +85,9 @@ pub enum GidChoice {
     Address(std::net::IpAddr),
 }
 
+/// The longest time that a setting may have: a week.
+const LONGEST_MS: u64 = 7 * 24 * 3600 * 1000;
+
 /// Everything about one rank that does not change during its life.
 #[derive(Clone, Debug)]
 pub struct GroupConfig {
@@ -225,6 +228,19 @@ impl GroupConfig {
             });
         }
         range("queue_depth", self.queue_depth.into(), 8, 32_768)?;
+        range("admission_lead", self.admission_lead, 1, 1 << 40)?;
+        for (what, time, least) in [
+            ("update_time_out in milliseconds", self.update_time_out, 1),
+            ("lease in milliseconds", self.lease, 1),
+            (
+                "take_over_time_out in milliseconds",
+                self.take_over_time_out,
+                0,
+            ),
+        ] {
+            let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            range(what, millis, least, LONGEST_MS)?;
+        }
         range("ops_per_round", self.ops_per_round, 1, 1 << 20)?;
         range("ack_timeout", self.ack_timeout.into(), 1, 31)?;
         range("retry_count", self.retry_count.into(), 0, 7)?;

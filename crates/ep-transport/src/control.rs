@@ -305,7 +305,7 @@ impl Control {
     #[must_use]
     pub fn quiesce(&self, limit: Duration) -> bool {
         let count = self.begun();
-        let deadline = Instant::now() + limit;
+        let deadline = crate::clock::deadline(limit);
         while !self.has_ended(count) {
             if Instant::now() >= deadline {
                 return false;

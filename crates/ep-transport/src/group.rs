@@ -194,7 +194,7 @@ impl Group {
 
     /// Waits until everybody who counts has what was written to it.
     fn deliver(&self, limit: Duration) -> Result<(), Error> {
-        let deadline = Instant::now() + limit;
+        let deadline = crate::clock::deadline(limit);
         let mut failed = RankSet::new(self.control.capacity());
         loop {
             let mut active = RankSet::new(self.control.capacity());

@@ -7,6 +7,7 @@
 //! writes into a peer's region, and a [`Control`] block that says who takes part
 //! in which operation. [`Group`] is one rank's end of all that.
 
+mod clock;
 mod config;
 pub mod control;
 #[cfg(feature = "cuda")]

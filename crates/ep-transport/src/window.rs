@@ -28,6 +28,8 @@ use crate::member::records::Card;
 use crate::region::Region;
 
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Connections served at a time.
+const MOST_AT_A_TIME: usize = 256;
 const ACCEPT_PERIOD: Duration = Duration::from_millis(10);
 const HELLO: &[u8; 8] = b"EPWIN\0\x02\0";
 
@@ -78,6 +80,7 @@ pub(crate) struct WindowServer {
 
 impl WindowServer {
     fn start(name: String, shared: Shared) -> io::Result<Self> {
+        let shared = Arc::new(shared);
         let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name.as_bytes())?)?;
         listener.set_nonblocking(true)?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -86,11 +89,7 @@ impl WindowServer {
             move || {
                 while !stop.load(Ordering::Relaxed) {
                     match listener.accept() {
-                        Ok((stream, _)) => {
-                            if let Err(error) = hand_out(&stream, &shared) {
-                                tracing::debug!(error = %Chain(&error), "window not handed out");
-                            }
-                        }
+                        Ok((stream, _)) => answer(stream, &shared),
                         Err(_) => std::thread::sleep(ACCEPT_PERIOD),
                     }
                 }
@@ -117,7 +116,29 @@ impl Drop for WindowServer {
     }
 }
 
+/// Serves one connection beside all others: one that stays silent holds nobody up. Beyond
+/// so many, those that come are closed and may come again.
+fn answer(stream: UnixStream, shared: &Arc<Shared>) {
+    if Arc::strong_count(shared) > MOST_AT_A_TIME {
+        return;
+    }
+    let shared = Arc::clone(shared);
+    let serve = move || {
+        if let Err(error) = hand_out(&stream, &shared) {
+            tracing::debug!(error = %Chain(&error), "window not handed out");
+        }
+    };
+    let serving = std::thread::Builder::new().name("window-out".into());
+    if let Err(error) = serving.spawn(serve) {
+        tracing::warn!(error = %Chain(&error), "no thread to hand a window out");
+    }
+}
+
 fn hand_out(mut stream: &UnixStream, shared: &Shared) -> io::Result<()> {
+    let theirs = socket_peercred(stream)?.uid;
+    if theirs != getuid() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -125,10 +146,6 @@ fn hand_out(mut stream: &UnixStream, shared: &Shared) -> io::Result<()> {
     stream.read_exact(&mut hello)?;
     if hello != *HELLO {
         return Err(io::ErrorKind::InvalidData.into());
-    }
-    let theirs = socket_peercred(stream)?.uid;
-    if theirs != getuid() {
-        return Err(io::ErrorKind::PermissionDenied.into());
     }
     let files = [shared.file.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -233,6 +250,22 @@ mod tests {
         assert_eq!(region.load_acquire(8).unwrap(), 99);
         drop(server);
         assert!(fetch(&name).is_err());
+    }
+
+    #[test]
+    fn silent_connections_hold_nobody_up() {
+        let region = Region::shared("served", 4096).unwrap();
+        let name = format!("ep-silent-window-test-{}", std::process::id());
+        let shared = Shared::host(Rank(0), &region).unwrap();
+        let server = WindowServer::start(name.clone(), shared).unwrap();
+        let address = SocketAddr::from_abstract_name(name.as_bytes()).unwrap();
+        let silent: Vec<_> = (0..20)
+            .map(|_| UnixStream::connect_addr(&address).unwrap())
+            .collect();
+        let began = std::time::Instant::now();
+        assert_eq!(fetch(server.name()).unwrap().bytes, 4096);
+        assert!(began.elapsed() < PATIENCE);
+        drop(silent);
     }
 
     #[test]

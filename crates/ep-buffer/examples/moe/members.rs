@@ -35,10 +35,17 @@ impl Members for Group {
 /// each update.
 pub(crate) struct Watch {
     before: Snapshot,
-    /// When an attempt began and when its connections stood.
-    attempts: HashMap<u64, (u64, Option<u64>)>,
+    /// Attempts that have neither been admitted nor dropped.
+    attempts: HashMap<u64, Attempt>,
     /// How many attempts have touched the links to a rank since `before`.
     touched: HashMap<Rank, u64>,
+}
+
+struct Attempt {
+    begun_us: u64,
+    /// When its connections stood.
+    connected_us: Option<u64>,
+    peers: Vec<Rank>,
 }
 
 impl Watch {
@@ -63,7 +70,11 @@ impl Watch {
         self.tell(group, events, after.as_ref(), emit);
         if let Some(after) = after {
             self.before = after;
+            // What is still under way goes on touching them.
             self.touched.clear();
+            for peer in self.attempts.values().flat_map(|attempt| &attempt.peers) {
+                *self.touched.entry(*peer).or_default() += 1;
+            }
         }
     }
 
@@ -99,13 +110,22 @@ impl Watch {
                     .to_owned(),
                     at_us,
                 }),
-                MemberEvent::UpdateBegun { attempt, at_us, .. } => {
-                    self.attempts.insert(attempt, (at_us, None));
+                MemberEvent::UpdateBegun {
+                    attempt,
+                    peers,
+                    at_us,
+                } => {
+                    let begun = Attempt {
+                        begun_us: at_us,
+                        connected_us: None,
+                        peers,
+                    };
+                    self.attempts.insert(attempt, begun);
                     emit(Event::UpdateBegun { attempt, at_us });
                 }
                 MemberEvent::Connected { attempt, at_us, .. } => {
-                    if let Some((_, connected)) = self.attempts.get_mut(&attempt) {
-                        *connected = Some(at_us);
+                    if let Some(attempt) = self.attempts.get_mut(&attempt) {
+                        attempt.connected_us = Some(at_us);
                     }
                 }
                 MemberEvent::Admitted {
@@ -115,9 +135,9 @@ impl Watch {
                     own,
                     at_us,
                 } => {
-                    let times = self.attempts.remove(&attempt);
+                    let done = self.attempts.remove(&attempt);
                     let connect_us =
-                        times.and_then(|(begun, connected)| connected?.checked_sub(begun));
+                        done.and_then(|done| done.connected_us?.checked_sub(done.begun_us));
                     let changed: Vec<Rank> = ranks.iter().map(|(rank, _)| *rank).collect();
                     for (rank, incarnation) in ranks {
                         emit(Event::Admitted {

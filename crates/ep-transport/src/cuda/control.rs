@@ -305,7 +305,7 @@ impl<W: Words> DeviceControl<W> {
     /// # Errors
     /// The memory cannot be reached.
     pub fn quiesce(&self, limit: Duration) -> Result<bool, CudaError> {
-        let deadline = self.words.now() + limit;
+        let deadline = self.words.now().saturating_add(limit);
         // Those who are gone are taken out by the operations that find them absent. While
         // there are none, it is done here.
         self.poll(deadline, || {

@@ -405,29 +405,30 @@ impl Agent {
                 ranks,
                 own,
             } => {
-                let admitted = self.control.admit(&ranks, from, own);
+                // What waits for this must not wait for the store to be tidied.
+                match self.control.admit(&ranks, from, own) {
+                    Ok(from) => {
+                        let view = self.protocol.view().collect();
+                        self.status.update(|status| {
+                            status.view = view;
+                            if own {
+                                status.admitted = Some(from);
+                            }
+                        });
+                        self.report(MemberEvent::Admitted {
+                            attempt,
+                            from,
+                            ranks,
+                            own,
+                            at_us: monotonic_us(),
+                        });
+                    }
+                    Err(error) => self.cannot_admit(error, own),
+                }
                 self.tidy();
                 if own {
                     self.forget_before(attempt);
                 }
-                let from = match admitted {
-                    Ok(from) => from,
-                    Err(error) => return self.cannot_admit(error, own),
-                };
-                let view = self.protocol.view().collect();
-                self.report(MemberEvent::Admitted {
-                    attempt,
-                    from,
-                    ranks,
-                    own,
-                    at_us,
-                });
-                self.status.update(|status| {
-                    status.view = view;
-                    if own {
-                        status.admitted = Some(from);
-                    }
-                });
             }
             Action::Forget {
                 attempt,

@@ -273,7 +273,7 @@ fn take_over(
 ) -> Result<Incarnation, Error> {
     let rank = config.rank;
     let cards = keys::cards(prefix, rank);
-    let deadline = Instant::now() + config.take_over_time_out;
+    let deadline = crate::clock::deadline(config.take_over_time_out);
     while let Some(held) = store
         .changes(&cards, Revision(0), Duration::ZERO)?
         .changes

@@ -46,7 +46,7 @@ impl SharedStatus {
         limit: Duration,
         mut done: impl FnMut(&mut Status) -> Option<T>,
     ) -> Option<T> {
-        let deadline = Instant::now() + limit;
+        let deadline = crate::clock::deadline(limit);
         let mut status = self.lock();
         loop {
             if let Some(result) = done(&mut status) {

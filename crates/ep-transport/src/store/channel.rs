@@ -164,7 +164,7 @@ impl Channel {
                 self.stream.read_exact(first)?;
             }
         }
-        let deadline = Instant::now() + patience;
+        let deadline = crate::clock::deadline(patience);
         read_by(&mut self.stream, others, deadline)?;
         let length = u32::from_le_bytes(length) as usize;
         wire::length(length).map_err(Fault::Bad)?;

@@ -102,7 +102,7 @@ impl TcpStore {
             stop: AtomicBool::new(false),
             presence: Mutex::new(None),
         });
-        let deadline = Instant::now() + patience;
+        let deadline = crate::clock::deadline(patience);
         let mut back_off = BackOff(BACK_OFF[0]);
         let presence = loop {
             match client.open(Instant::now() + PATIENCE) {

@@ -138,7 +138,7 @@ impl Rendezvous for MemStore {
         after: Revision,
         limit: Duration,
     ) -> Result<Changes, StoreError> {
-        let deadline = Instant::now() + limit;
+        let deadline = crate::clock::deadline(limit);
         let wake = Arc::new(Condvar::new());
         let mut contents = self.lock();
         contents.waiting.push(Waiter {

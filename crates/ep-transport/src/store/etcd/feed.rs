@@ -59,7 +59,7 @@ impl Feed {
         mut watch: WatchClient,
         limit: Duration,
     ) -> Result<Changes, Fault> {
-        let deadline = Instant::now() + limit;
+        let deadline = crate::clock::deadline(limit);
         loop {
             let changes = match &mut self.source {
                 Source::List { compacted } => {

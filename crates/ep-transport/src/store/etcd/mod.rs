@@ -123,7 +123,7 @@ impl EtcdStore {
     /// # Errors
     /// None answers, or an address is none.
     pub fn connect(endpoints: &[&str], patience: Duration) -> Result<Self, StoreError> {
-        let deadline = Instant::now() + patience;
+        let deadline = crate::clock::deadline(patience);
         let all = endpoints.join(", ");
         let unreachable = |source| StoreError::Unreachable {
             address: all.clone(),
