@@ -235,6 +235,7 @@ layout! {
             free, set_free: bool @ 0x1;
             access_mode_4_2, set_access_mode_4_2: bits(3) @ 0x3;
             relaxed_ordering_write, set_relaxed_ordering_write: bool @ 0xd;
+            small_fence_on_rdma_read_response, set_small_fence_on_rdma_read_response: bool @ 0xf;
             umr_en, set_umr_en: bool @ 0x10;
             /// Remote atomics are allowed.
             a, set_a: bool @ 0x11;
@@ -248,6 +249,8 @@ layout! {
             lr, set_lr: bool @ 0x15;
             /// Translation: 0 physical, 1 pages (MTT), 2 KLM, 3 KSM.
             access_mode_1_0, set_access_mode_1_0: bits(2) @ 0x16;
+            /// 1: addresses are translated in advance (ATS).
+            ma_translation_mode, set_ma_translation_mode: bits(2) @ 0x1a;
             /// Queue pair that may use it, all ones for any.
             qpn, set_qpn: bits(24) @ 0x20;
             /// The part of the key that software chooses.
@@ -255,6 +258,8 @@ layout! {
             /// All addresses; `start_addr` and `len` are ignored.
             length64, set_length64: bool @ 0x60;
             bsf_en, set_bsf_en: bool @ 0x61;
+            sync_umr, set_sync_umr: bool @ 0x62;
+            expected_sigerr_count, set_expected_sigerr_count: bool @ 0x65;
             en_rinval, set_en_rinval: bool @ 0x67;
             /// Protection domain.
             pd, set_pd: bits(24) @ 0x68;

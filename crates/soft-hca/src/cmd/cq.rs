@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mlx5gda_sys::prm::{Cqc, CreateCqIn, ModifyCqIn};
 
-use super::{CmdResult, Reason};
+use super::{CmdResult, Reason, unreserved};
 use crate::device::{ContextId, Cq, Health, ObjectId, Span, State, limits};
 
 /// Operation modifier of MODIFY_CQ: another ring.
@@ -62,6 +62,7 @@ impl State {
 
     pub(super) fn create_cq(&mut self, context: ContextId, command: &CreateCqIn) -> CmdResult<u32> {
         let cqc = &command.cq_context;
+        unreserved(cqc)?;
         if cqc.cqe_sz() != 0 {
             return Err(Reason::CqeSize);
         }
@@ -106,13 +107,15 @@ impl State {
     }
 
     pub(super) fn modify_cq(&mut self, command: &ModifyCqIn) -> CmdResult {
-        if command.header.op_mod() == RESIZE {
+        let op_mod = command.header.op_mod();
+        if op_mod != 0 && op_mod != RESIZE {
+            return Err(Reason::OpMod);
+        }
+        unreserved(&command.cq_context)?;
+        if op_mod == RESIZE {
             return self.resize_cq(command);
         }
         let select = command.modify_field_select();
-        if command.header.op_mod() != 0 {
-            return Err(Reason::OpMod);
-        }
         if select & !(PERIOD | COUNT | OVERRUN) != 0 {
             return Err(Reason::FieldSelect);
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mlx5gda_sys::prm::{CreateMkeyIn, Mkc};
 
-use super::{CmdResult, Reason};
+use super::{CmdResult, Reason, unreserved};
 use crate::device::{ContextId, Mr, ObjectId, State};
 
 /// Translation through the pages of a umem.
@@ -38,6 +38,7 @@ impl State {
         command: &CreateMkeyIn,
     ) -> CmdResult<u32> {
         let mkc = &command.memory_key_mkey_entry;
+        unreserved(mkc)?;
         if (mkc.access_mode_4_2(), mkc.access_mode_1_0()) != PAGES || mkc.length64() || mkc.free() {
             return Err(Reason::MkeyMode);
         }

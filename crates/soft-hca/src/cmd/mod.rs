@@ -106,6 +106,15 @@ fn input<I: Layout>(bytes: &[u8]) -> CmdResult<&I> {
     I::from_slice(bytes).ok_or(Reason::InputLength)
 }
 
+/// Whether all bits that are set have a meaning. Parts are looked at by themselves.
+fn unreserved<L: Layout>(layout: &L) -> CmdResult {
+    let Some(bit) = layout.reserved_bit() else {
+        return Ok(());
+    };
+    tracing::debug!(layout = L::INFO.name, bit, "reserved bit set");
+    Err(Reason::Reserved)
+}
+
 /// Checks the length of an output mailbox and zeroes it.
 fn output<O: Layout>(bytes: &mut [u8]) -> CmdResult<&mut O> {
     bytes.fill(0);

@@ -1,15 +1,15 @@
 //! CREATE_QP, DESTROY_QP, QUERY_QP.
 
-use mlx5gda_sys::prm::{CreateQpIn, Layout, QpState, Qpc, RqType, ServiceType};
+use mlx5gda_sys::prm::{CreateQpIn, QpState, Qpc, RqType, ServiceType};
 
 use super::cq::page_offset;
-use super::{CmdResult, Reason};
+use super::{CmdResult, Reason, unreserved};
 use crate::device::{ContextId, ObjectId, Qp, QpBuffers, RECEIVE, State, limits};
 
 impl State {
     pub(super) fn create_qp(&mut self, context: ContextId, command: &CreateQpIn) -> CmdResult<u32> {
         let qpc = &command.qpc;
-        unreserved(qpc)?;
+        unreserved_qpc(qpc)?;
         if qpc.st() != ServiceType::Rc.code() as u8 {
             return Err(Reason::Service);
         }
@@ -108,17 +108,11 @@ impl State {
     }
 }
 
-/// Whether all bits that are set have a meaning.
-pub(super) fn unreserved(qpc: &Qpc) -> CmdResult {
-    let paths = [&qpc.primary_address_path, &qpc.secondary_address_path];
-    let strange = paths.iter().find_map(|path| path.reserved_bit());
-    match qpc.reserved_bit().or(strange) {
-        Some(bit) => {
-            tracing::debug!(bit, "reserved bit of a queue pair context or its paths set");
-            Err(Reason::Reserved)
-        }
-        None => Ok(()),
-    }
+/// Whether all bits that are set in the context and its paths have a meaning.
+pub(super) fn unreserved_qpc(qpc: &Qpc) -> CmdResult {
+    unreserved(qpc)?;
+    unreserved(&qpc.primary_address_path)?;
+    unreserved(&qpc.secondary_address_path)
 }
 
 /// Bytes of a queue of `2^log` entries of `stride` bytes, 0 if there is none.

@@ -17,7 +17,7 @@ use mlx5gda_sys::prm::{
 };
 
 use super::cap::MIN_SRC_PORT;
-use super::qp::unreserved;
+use super::qp::unreserved_qpc;
 use super::{CmdResult, Reason, input, output};
 use crate::device::{Qp, State, limits};
 use crate::psn::Psn;
@@ -44,7 +44,7 @@ fn frame(bytes: &[u8], qpc: &Qpc, mask: u32, taken: u32) -> CmdResult {
     if reserved.flatten().any(|byte| *byte != 0) {
         return Err(Reason::Reserved);
     }
-    unreserved(qpc)?;
+    unreserved_qpc(qpc)?;
     if mask & !taken != 0 {
         return Err(Reason::OptParam);
     }

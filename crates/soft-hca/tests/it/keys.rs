@@ -23,13 +23,13 @@ const START: u64 = 0x7000_0000_0008;
 type Case<T, R> = (fn(&mut T), R);
 
 /// A key for a part of the client's data memory, which is made a umem.
-struct Key {
+pub(crate) struct Key {
     umem: *mut ffi::mlx5dv_devx_umem,
-    command: CreateMkeyIn,
+    pub(crate) command: CreateMkeyIn,
 }
 
 impl Key {
-    fn new(client: &Client) -> Self {
+    pub(crate) fn new(client: &Client) -> Self {
         let memory = ptr::with_exposed_provenance_mut(client.address() as usize);
         // SAFETY: the data memory is alive as long as the client.
         let umem = unsafe {

@@ -1,6 +1,8 @@
 //! What is wrong ends with the right syndrome, the queue pair in Error, what is
 //! behind it flushed, and memory as it was.
 
+mod reserved;
+
 use std::time::{Duration, Instant};
 
 use mlx5gda_sys::cqe::{CqeOpcode, Syndrome};
