@@ -59,7 +59,7 @@ pub(super) fn row(shape: Shape, timings: &[Timing], mut problems: Vec<String>) -
     }
 }
 
-/// Above the lines of [`line`].
+/// Above the lines of [`line()`].
 pub(super) const HEAD: &str = "ranks tokens experts type routing   | dispatch   pair  wire launch     KiB buffer MiB verified |   peer    bar";
 
 /// One line of the table.
