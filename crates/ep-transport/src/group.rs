@@ -90,7 +90,6 @@ impl Group {
             nics: links.nics(),
             region_address: region.address(),
             window: window.as_ref().map(|w| w.name().to_owned()),
-            leaving: false,
         };
         let control = Control::new(config.capacity, place.incarnation);
         let control = Arc::new(control.with_round(config.ops_per_round));
@@ -186,7 +185,7 @@ impl Group {
     /// # Errors
     /// The store is away, or not all of what was last written was acknowledged; the group
     /// is left all the same.
-    pub fn leave(mut self) -> Result<(), Error> {
+    pub fn leave(self) -> Result<(), Error> {
         let delivered = self.deliver(LAST_WRITES);
         self.membership.say_goodbye()?;
         delivered

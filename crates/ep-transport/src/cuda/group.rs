@@ -103,7 +103,6 @@ impl GpuGroup {
             nics: Vec::new(),
             region_address: links.windows().address(place.rank)?,
             window: Some(window.name().to_owned()),
-            leaving: false,
         };
         let membership = Membership::begin(
             config,
@@ -237,7 +236,7 @@ impl GpuGroup {
     ///
     /// # Errors
     /// The store is away, or the operation did not end; the group is left all the same.
-    pub fn leave(mut self) -> Result<(), Error> {
+    pub fn leave(self) -> Result<(), Error> {
         let quiet = self.control.quiesce(LAST_OPERATION);
         self.membership.say_goodbye()?;
         match quiet? {

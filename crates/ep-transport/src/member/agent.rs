@@ -58,6 +58,8 @@ pub(crate) struct Agent {
     pub(crate) answers: Vec<String>,
     /// When the agent has last looked whom operations have masked.
     pub(crate) looked: Duration,
+    /// Who has come (`true`) and gone since that was last shown.
+    pub(crate) seen: Vec<(Life, bool)>,
 }
 
 impl Agent {
@@ -102,8 +104,24 @@ impl Agent {
                 }
             }
             self.collecting = self.protocol.hears_all();
+            self.show_lives();
             self.show_connections();
         }
+    }
+
+    /// Shows who has come and gone, after what had to be done about it and was reported.
+    fn show_lives(&mut self) {
+        if self.seen.is_empty() {
+            return;
+        }
+        self.status.update(|status| {
+            for (life, present) in self.seen.drain(..) {
+                status.present.retain(|other| *other != life);
+                if present {
+                    status.present.push(life);
+                }
+            }
+        });
     }
 
     fn show_connections(&mut self) {
@@ -158,11 +176,11 @@ impl Agent {
                 (Some(rank), Some(life), Some(value)) if rank.0 < self.control.capacity() => {
                     let card: Card = self.records.decode(path, value)?;
                     self.check((rank, Incarnation(life)), path, &card)?;
-                    self.see((rank, card.incarnation), true);
+                    self.seen.push(((rank, card.incarnation), true));
                     Some(Event::Card(card))
                 }
                 (Some(rank), Some(life), None) => {
-                    self.see((rank, Incarnation(life)), false);
+                    self.seen.push(((rank, Incarnation(life)), false));
                     Some(Event::Gone((rank, Incarnation(life))))
                 }
                 _ => None,
@@ -183,6 +201,10 @@ impl Agent {
                     Some(Event::Masked(rank, masked))
                 }
                 _ => None,
+            },
+            (["all", "left", of], Some(value)) => match rank(of) {
+                Some(rank) => Some(Event::Left((rank, self.records.decode(path, value)?))),
+                None => None,
             },
             (["all", "finished", of], Some(value)) => {
                 if let Some(rank) = rank(of) {
@@ -242,15 +264,6 @@ impl Agent {
             },
             _ => None,
         })
-    }
-
-    fn see(&self, life: Life, present: bool) {
-        self.status.update(|status| {
-            status.present.retain(|other| *other != life);
-            if present {
-                status.present.push(life);
-            }
-        });
     }
 
     fn check(&self, (rank, incarnation): Life, key: &str, card: &Card) -> Result<(), Error> {
@@ -510,10 +523,10 @@ impl Agent {
         self.protocol.on(event, now);
     }
 
-    /// Publishes what the others need until the attempt is decided.
+    /// Publishes what the others need until the attempt is decided, or this rank is gone.
     fn answer<T: serde::Serialize>(&mut self, kind: &str, attempt: u64, record: &T) {
         let key = self.key(format_args!("{kind}/{attempt}/{}", self.me.0));
-        self.publish(&key, record, None);
+        self.publish(&key, record, Some(self.presence.lease()));
         self.answers.push(key);
     }
 

@@ -33,6 +33,12 @@ pub(crate) fn incarnation(prefix: &str, rank: Rank) -> String {
     format!("{prefix}all/incarnation/{}", rank.0)
 }
 
+/// Where a rank says that it leaves on purpose. Not under its lease: whoever reads late
+/// finds this, and that the card is gone.
+pub(crate) fn left(prefix: &str, rank: Rank) -> String {
+    format!("{prefix}all/left/{}", rank.0)
+}
+
 /// Where a rank says that it has finished.
 pub(crate) fn finished(prefix: &str, rank: Rank) -> String {
     format!("{prefix}all/finished/{}", rank.0)

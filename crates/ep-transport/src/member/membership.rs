@@ -126,6 +126,7 @@ impl Membership {
             collecting: false,
             answers: Vec::new(),
             looked: Duration::ZERO,
+            seen: Vec::new(),
         };
         membership.agent = Some(spawn("ep-agent", move || agent.run())?);
         Ok(membership)
@@ -232,9 +233,12 @@ impl Membership {
     }
 
     /// Tells the others that this rank leaves.
-    pub(crate) fn say_goodbye(&mut self) -> Result<(), Error> {
-        self.card.leaving = true;
-        self.presence.publish(&self.card)
+    pub(crate) fn say_goodbye(&self) -> Result<(), Error> {
+        let place = &self.place;
+        let key = keys::left(&place.prefix, place.rank);
+        let record = place.records.encode(&key, &place.incarnation)?;
+        place.store.put(&key, &record, None)?;
+        Ok(())
     }
 }
 

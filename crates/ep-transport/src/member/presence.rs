@@ -41,10 +41,10 @@ impl Presence {
         status: &Arc<SharedStatus>,
         events: Sender<MemberEvent>,
     ) -> Result<Self, Error> {
-        let lease = store.grant(ttl)?;
         let coming = keys::coming(prefix, (me, incarnation));
-        store.put(&coming, &records.encode(&coming, &())?, Some(lease))?;
-        Ok(Self {
+        let record = records.encode(&coming, &())?;
+        let lease = store.grant(ttl)?;
+        let presence = Self {
             me,
             incarnation,
             prefix: prefix.to_owned(),
@@ -54,7 +54,12 @@ impl Presence {
             status: Arc::clone(status),
             events,
             held: Mutex::new(Held { lease, card: None }),
-        })
+        };
+        if let Err(error) = presence.store.put(&coming, &record, Some(lease)) {
+            presence.end();
+            return Err(error.into());
+        }
+        Ok(presence)
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {

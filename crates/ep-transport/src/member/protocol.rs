@@ -77,6 +77,8 @@ pub(crate) enum Event {
     Card(Card),
     /// A life's card is gone.
     Gone(Life),
+    /// A life leaves on purpose; its card will go.
+    Left(Life),
     /// A life is getting ready, and will have a card; or it is gone.
     Coming(Life, bool),
     /// Whom a rank does not count any more.
@@ -226,7 +228,7 @@ impl Protocol {
     fn lives(&self, (rank, incarnation): Life) -> bool {
         self.cards
             .get(&rank)
-            .is_some_and(|card| card.incarnation == incarnation && !card.leaving)
+            .is_some_and(|card| card.incarnation == incarnation)
     }
 
     fn in_view(&self, (rank, incarnation): Life) -> bool {
@@ -255,10 +257,9 @@ impl Protocol {
                 self.look_who_is_gone();
             }
             Event::Gone(life) => {
-                self.on_gone(life);
-                self.unsaid = true;
-                self.look_who_is_gone();
+                self.on_gone(life, ConnectionEvent::Gone, LossKind::LeaseEnded);
             }
+            Event::Left(life) => self.on_gone(life, ConnectionEvent::Left, LossKind::Left),
             Event::Coming(life, true) => {
                 self.coming.insert(life);
             }
@@ -428,7 +429,7 @@ impl Protocol {
 
     fn situation(&self, now: Duration) -> Situation<'_> {
         let me = self.me();
-        let cards = self.cards.values().filter(|card| !card.leaving);
+        let cards = self.cards.values();
         let living: BTreeSet<Life> = cards.map(|card| (card.rank, card.incarnation)).collect();
         let fresh = self
             .masks

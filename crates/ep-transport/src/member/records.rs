@@ -11,7 +11,7 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Version of the records. Ranks of different versions do not form a group.
-pub const RECORD_VERSION: u16 = 4;
+pub const RECORD_VERSION: u16 = 5;
 
 /// What follows the version: the contents, or a code and then the contents.
 const PLAIN: u8 = 0;
@@ -195,8 +195,6 @@ pub(crate) struct Card {
     pub(crate) region_address: u64,
     /// Unix socket at which processes of the same host get the region's descriptor.
     pub(crate) window: Option<String>,
-    /// Set shortly before the rank leaves on purpose.
-    pub(crate) leaving: bool,
 }
 
 /// One queue pair as its peer must know it.
@@ -376,7 +374,7 @@ mod tests {
         let error = records.decode::<Ready>("ep/ready/3", &bytes).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "record ready/3 has version 9, this side understands 4"
+            "record ready/3 has version 9, this side understands 5"
         );
         for bad in [&b""[..], b"\x04", b"\x04\x00", b"\x04\x00\x00\xff\xff"] {
             assert!(records.decode::<Card>("card/1", bad).is_err());
@@ -444,7 +442,6 @@ mod tests {
             ],
             region_address: 0,
             window: None,
-            leaving: false,
         };
         let records = plain();
         let again = |card: &Card| {

@@ -85,7 +85,6 @@ impl End {
             nics: self.links.nics(),
             region_address: self.region.address(),
             window: None,
-            leaving: false,
         }
     }
 

@@ -60,17 +60,11 @@ impl Protocol {
             }
             _ => {}
         }
-        let leaving = card.leaving;
         self.cards.insert(rank, card);
-        if leaving {
-            let life = (rank, incarnation);
-            self.lose(life, ConnectionEvent::Left, LossKind::Left);
-        } else {
-            self.step(rank, ConnectionEvent::Card);
-        }
+        self.step(rank, ConnectionEvent::Card);
     }
 
-    pub(super) fn on_gone(&mut self, life: Life) {
+    pub(super) fn on_gone(&mut self, life: Life, event: ConnectionEvent, how: LossKind) {
         let held = self.cards.get(&life.0);
         if held.is_none_or(|card| card.incarnation != life.1) {
             return;
@@ -81,8 +75,10 @@ impl Protocol {
             // What hung on the lease has gone with it.
             self.told.lives.clear();
         } else {
-            self.lose(life, ConnectionEvent::Gone, LossKind::LeaseEnded);
+            self.lose(life, event, how);
         }
+        self.unsaid = true;
+        self.look_who_is_gone();
     }
 
     pub(super) fn on_unanswered(&mut self, life: Life) {

@@ -22,7 +22,6 @@ fn card(rank: Rank, incarnation: Incarnation) -> Card {
         }],
         region_address: 0,
         window: None,
-        leaving: false,
     }
 }
 

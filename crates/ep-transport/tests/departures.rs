@@ -1,0 +1,178 @@
+//! What the others see of a rank that leaves or dies, and what it leaves in the store.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use ep_transport::store::{
+    Changes, Entry, LeaseId, MemStore, Rendezvous, Revision, StoreError, Swap,
+};
+use ep_transport::{Group, GroupConfig, LossKind, MemberEvent, Path, Rank};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+const REGION: u64 = 1 << 16;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A store as one rank sees it, whose reading and writing can be held up.
+#[derive(Clone, Default)]
+struct Held {
+    store: MemStore,
+    reading: Arc<Mutex<()>>,
+    /// Leases are not granted what they ask for.
+    no_puts: Arc<AtomicBool>,
+}
+
+impl Held {
+    fn hold_reading(&self) -> MutexGuard<'_, ()> {
+        self.reading.lock().unwrap()
+    }
+}
+
+impl Rendezvous for Held {
+    fn put(&self, key: &str, value: &[u8], lease: Option<LeaseId>) -> Result<Revision, StoreError> {
+        if self.no_puts.load(Ordering::Relaxed) {
+            return Err(StoreError::TooLarge {
+                what: "value",
+                bytes: value.len(),
+                limit: 0,
+            });
+        }
+        self.store.put(key, value, lease)
+    }
+
+    fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        self.store.get(key)
+    }
+
+    fn delete(&self, key: &str) -> Result<(), StoreError> {
+        self.store.delete(key)
+    }
+
+    fn compare_and_swap(
+        &self,
+        key: &str,
+        expected: Option<Revision>,
+        value: &[u8],
+    ) -> Result<Swap, StoreError> {
+        self.store.compare_and_swap(key, expected, value)
+    }
+
+    fn changes(
+        &self,
+        prefix: &str,
+        after: Revision,
+        limit: Duration,
+    ) -> Result<Changes, StoreError> {
+        drop(self.reading.lock().unwrap());
+        self.store.changes(prefix, after, limit)
+    }
+
+    fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.store.grant(ttl)
+    }
+
+    fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.keep_alive(lease)
+    }
+
+    fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.revoke(lease)
+    }
+}
+
+fn config(rank: u32, capacity: u32) -> GroupConfig {
+    GroupConfig {
+        path: Path::Window,
+        initial: vec![Rank(0), Rank(1)],
+        ..GroupConfig::new(Rank(rank), capacity)
+    }
+}
+
+/// Ranks 0 and 1 of `capacity`.
+fn form(capacity: u32, stores: [&Held; 2]) -> [Group; 2] {
+    let mut rank = 0..;
+    stores
+        .map(|store| {
+            let config = config(rank.next().unwrap(), capacity);
+            let mut group = Group::open(&config, REGION, Arc::new(store.clone())).unwrap();
+            group.announce().unwrap();
+            group
+        })
+        .map(|mut group| {
+            group.wait_admitted(PATIENCE).unwrap();
+            group
+        })
+}
+
+fn losses(group: &Group) -> Vec<(Rank, LossKind)> {
+    let events = group.take_events();
+    let lost = events.iter().filter_map(|event| match event {
+        MemberEvent::PeerLost { rank, how, .. } => Some((*rank, *how)),
+        _ => None,
+    });
+    lost.collect()
+}
+
+fn keys(store: &MemStore, prefix: &str) -> Vec<String> {
+    let there = store.changes(prefix, Revision(0), Duration::ZERO).unwrap();
+    there.changes.into_iter().map(|change| change.key).collect()
+}
+
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// By then the card is gone too, and a store need not say that it ever was.
+#[test]
+fn who_reads_late_still_learns_that_a_rank_has_left() {
+    let (slow, quick) = (Held::default(), Held::default());
+    let quick = Held {
+        store: slow.store.clone(),
+        ..quick
+    };
+    let [stays, leaves] = form(2, [&slow, &quick]);
+    let reading = slow.hold_reading();
+    // What it waits for at this moment is over by then.
+    std::thread::sleep(Duration::from_millis(100));
+    leaves.leave().unwrap();
+    assert_eq!(losses(&stays), []);
+    drop(reading);
+    stays.wait_alone(PATIENCE).unwrap();
+    // Whoever waits for the others to be gone has been told of it.
+    assert_eq!(losses(&stays), [(Rank(1), LossKind::Left)]);
+}
+
+#[test]
+fn a_rank_that_dies_inside_an_attempt_leaves_nothing_of_it_in_the_store() {
+    let store = Held::default();
+    let members = form(3, [&store, &store]);
+    for _ in 0..10 {
+        let config = config(2, 3);
+        let mut newcomer = Group::open(&config, REGION, Arc::new(store.clone())).unwrap();
+        newcomer.announce().unwrap();
+        eventually("an offer", || {
+            !keys(&store.store, "ep/all/offers/").is_empty()
+        });
+        drop(newcomer);
+        eventually("a store without answers", || {
+            keys(&store.store, "ep/all/offers/").is_empty()
+                && keys(&store.store, "ep/few/").is_empty()
+        });
+    }
+    drop(members);
+    assert_eq!(keys(&store.store, "ep/all/card/"), Vec::<String>::new());
+}
+
+#[test]
+fn who_cannot_say_that_it_comes_keeps_no_lease() {
+    let store = Held::default();
+    store.no_puts.store(true, Ordering::Relaxed);
+    let error = Group::open(&config(0, 2), REGION, Arc::new(store.clone())).unwrap_err();
+    assert!(error.to_string().contains("value"), "{error}");
+    // The first lease of a store is its number 1.
+    let ended = store.keep_alive(LeaseId(1)).unwrap_err();
+    assert!(matches!(ended, StoreError::LeaseEnded { .. }), "{ended}");
+}
