@@ -37,12 +37,12 @@ pub(crate) struct Args {
     /// Keep the capture and both readings of it in this directory
     #[arg(long)]
     keep: Option<std::path::PathBuf>,
-    /// Over IPv6, in a network of one's own: what this verb starts itself with
+    /// In a network of one's own: what this verb starts itself with
     #[arg(long, hide = true)]
-    ipv6: bool,
+    inside: bool,
 }
 
-/// What keeps this check from being made here without installing anything.
+/// What keeps this check from being made here over IPv4 without installing anything.
 pub(crate) fn missing() -> Option<String> {
     if !tools::are_present() {
         return Some("no tshark".to_owned());
@@ -51,34 +51,63 @@ pub(crate) fn missing() -> Option<String> {
     (!root).then(|| "only root may capture".to_owned())
 }
 
-/// Captures, dissects, compares and prints; whether nothing differs.
+/// What keeps it from being made here over IPv6.
+pub(crate) fn missing_ipv6() -> Option<String> {
+    missing().or_else(|| {
+        let add = format!("ip link set lo up && ip -6 addr add {} dev lo", IPV6[0]);
+        let mut command = Command::new("unshare");
+        let tried = output_within(command.args(["--net", "sh", "-c", &add]), RUN);
+        let why = match tried {
+            Ok(output) if output.status.success() => return None,
+            Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            Err(error) => format!("{error:#}"),
+        };
+        Some(format!("no network of its own with IPv6: {why}"))
+    })
+}
+
+/// Captures, dissects, compares and prints, over IPv4 and IPv6; whether nothing differs.
 ///
 /// # Errors
 /// A tool is missing and cannot be installed, capturing is not allowed, or the exchange fails.
 pub(crate) fn run(args: &Args) -> Result<bool> {
-    tools::ensure_present()?;
-    let temporary = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let dir = args.keep.as_deref().unwrap_or(temporary.path());
-    if args.ipv6 {
-        ip(&["link", "set", "lo", "up"])?;
-        for address in IPV6 {
-            ip(&["-6", "addr", "add", address, "dev", "lo", "nodad"])?;
-        }
-        println!("over IPv6");
-        return exchange(&dir.join("ipv6"), &IPV6);
+    if args.inside {
+        return inside(args);
     }
-    println!("over IPv4");
-    let good = exchange(&dir.join("ipv4"), &[])?;
-    Ok(in_namespace(args)? && good)
+    let good = over_ipv4(args)?;
+    Ok(over_ipv6(args)? && good)
 }
 
-/// Runs this verb again, over IPv6, in a network that ends with it.
-fn in_namespace(args: &Args) -> Result<bool> {
+/// The same over IPv4 alone.
+pub(crate) fn over_ipv4(args: &Args) -> Result<bool> {
+    tools::ensure_present()?;
+    println!("over IPv4");
+    in_directory(args, |dir| exchange(&dir.join("ipv4"), &[]))
+}
+
+/// What the namespace is made for.
+fn inside(args: &Args) -> Result<bool> {
+    ip(&["link", "set", "lo", "up"])?;
+    for address in IPV6 {
+        ip(&["-6", "addr", "add", address, "dev", "lo", "nodad"])?;
+    }
+    println!("over IPv6");
+    in_directory(args, |dir| exchange(&dir.join("ipv6"), &IPV6))
+}
+
+fn in_directory(args: &Args, run: impl FnOnce(&Path) -> Result<bool>) -> Result<bool> {
+    let temporary = tempfile::tempdir().context("cannot make a temporary directory")?;
+    run(args.keep.as_deref().unwrap_or(temporary.path()))
+}
+
+/// Over IPv6 alone: runs this verb again in a network that ends with it.
+pub(crate) fn over_ipv6(args: &Args) -> Result<bool> {
+    tools::ensure_present()?;
     let mut command = supervised::command(Path::new("unshare"));
     command
         .arg("--net")
         .arg(std::env::current_exe().context("which program are we?")?)
-        .args(["pcap-check", "--ipv6"]);
+        .args(["pcap-check", "--inside"]);
     if let Some(dir) = &args.keep {
         command.arg("--keep").arg(dir);
     }
