@@ -24,6 +24,8 @@ mod moe;
 #[expect(dead_code, reason = "there is no software NIC that could leak")]
 #[path = "moe/orders.rs"]
 mod orders;
+#[path = "moe/program.rs"]
+mod program;
 #[path = "gpu/rank.rs"]
 mod rank;
 #[expect(dead_code, reason = "a group of GPUs is joined in two steps")]
@@ -42,8 +44,8 @@ use gpu_args::{Args, Mode};
 use members::Watch;
 use moe::events::Event;
 use orders::Orders;
+use program::say;
 use rank::GpuRank;
-use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,31 +55,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
-    match rank(&args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(rank = args.common.rank, "{error:#}");
-            say(&Event::Error {
-                message: format!("{error:#}"),
-            });
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Prints a line. Nobody listening is no reason to stop serving.
-fn say(event: &impl serde::Serialize) {
-    if let Ok(mut line) = serde_json::to_vec(event) {
-        line.push(b'\n');
-        let mut out = std::io::stdout().lock();
-        let _ = out.write_all(&line).and_then(|()| out.flush());
-    }
+    program::run(args.common.rank, || rank(&args))
 }
 
 fn rank(args: &Args) -> Result<()> {

@@ -18,6 +18,8 @@ mod members;
 mod moe;
 #[path = "moe/orders.rs"]
 mod orders;
+#[path = "moe/program.rs"]
+mod program;
 #[path = "moe/rendezvous.rs"]
 mod rendezvous;
 
@@ -30,7 +32,7 @@ use moe::events::Event;
 use moe::layer;
 use moe::workload::Workload;
 use orders::Orders;
-use std::io::Write;
+use program::say;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -40,40 +42,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
-    match rank(&args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(rank = args.rank, "{error:#}");
-            emit(Event::Error {
-                message: format!("{error:#}"),
-            });
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Prints a line. Nobody listening is no reason to stop serving.
-fn emit(event: Event) {
-    if let Ok(mut line) = serde_json::to_vec(&event) {
-        line.push(b'\n');
-        let mut out = std::io::stdout().lock();
-        let _ = out.write_all(&line).and_then(|()| out.flush());
-    }
+    program::run(args.rank, || rank(&args))
 }
 
 fn rank(args: &Args) -> anyhow::Result<()> {
+    let mut emit = |event: Event| say(&event);
     let config = args.buffer()?;
     let group_config = args.group(&config)?;
     let (server, store) = rendezvous::open(args, group_config.secret.clone())?;
     let workload = Workload::new(args.shape()?);
     let ready = |group: &ep_transport::Group| {
-        emit(Event::Ready {
+        say(&Event::Ready {
             rank: args.rank,
             incarnation: group.incarnation().0,
             pid: std::process::id(),
@@ -115,7 +94,7 @@ fn rank(args: &Args) -> anyhow::Result<()> {
     }
     group.leave()?;
     summary.leaked_objects = orders::leaked_objects();
-    emit(Event::Summary(summary));
+    say(&Event::Summary(summary));
     if unverified > 0 {
         bail!("{unverified} steps did not agree with the reference");
     }
