@@ -87,7 +87,7 @@ fn rank(args: &Args) -> Result<()> {
     };
     let mut rank = GpuRank::new(&config, settings, group, layers)?;
     if args.mode == Mode::Bench {
-        rank.buffer.fabric_mut().0.wait_admitted(PATIENCE)?;
+        rank.buffer.fabric_mut().wait_admitted(PATIENCE)?;
         say(&bench::run(&mut rank, args, &data, &*store)?);
         return Ok(());
     }
@@ -96,14 +96,14 @@ fn rank(args: &Args) -> Result<()> {
     // Alone, with every peer masked: the first replay is slower than others.
     graph.launch()?;
     rank.stream.synchronize()?;
-    let mut watch = Watch::new(&rank.buffer.fabric().0);
-    rank.buffer.fabric_mut().0.wait_admitted(PATIENCE)?;
+    let mut watch = Watch::new(rank.buffer.fabric());
+    rank.buffer.fabric_mut().wait_admitted(PATIENCE)?;
     let orders = Orders::take();
     let mut emit = |event: Event| say(&event);
     let summary = serve::run(&mut rank, &graph, &data, &orders, &mut watch, &mut emit)?;
     drop(graph);
     let unverified = summary.steps - summary.verified_steps;
-    rank.buffer.into_fabric().0.leave().context("leaving")?;
+    rank.buffer.into_fabric().leave().context("leaving")?;
     say(&Event::Summary(summary));
     if unverified > 0 {
         bail!("{unverified} replays did not agree with the reference");

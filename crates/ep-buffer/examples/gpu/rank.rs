@@ -5,40 +5,13 @@ use anyhow::Result;
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, sys};
 use ep_buffer::Config;
 use ep_buffer::cuda::{
-    CombineOutput, DeviceFabric, DispatchHandle, DispatchOutput, EpBuffer, IndexType, Settings,
-    Tensor, Tokens,
+    CombineOutput, DispatchHandle, DispatchOutput, EpBuffer, IndexType, Settings, Tensor, Tokens,
 };
 use ep_buffer::testing::reference::Batch;
-use ep_transport::cuda::{Device, DeviceMemory, GpuGroup, Windows};
+use ep_transport::cuda::{DeviceMemory, GpuGroup};
 use ep_transport::{Incarnation, MemberEvent, Rank, Snapshot};
 use half::bf16;
 use std::sync::Arc;
-
-/// A place in a group, as the buffer wants it.
-#[derive(Debug)]
-pub(crate) struct Seat(pub(crate) GpuGroup);
-
-impl DeviceFabric for Seat {
-    fn rank(&self) -> Rank {
-        self.0.rank()
-    }
-
-    fn incarnation(&self) -> Incarnation {
-        self.0.incarnation()
-    }
-
-    fn device(&self) -> &Arc<Device> {
-        self.0.device()
-    }
-
-    fn windows(&self) -> &Windows {
-        self.0.windows()
-    }
-
-    fn table_address(&self) -> u64 {
-        self.0.table_address()
-    }
-}
 
 /// What one layer of a graph leaves.
 pub(crate) struct Layer {
@@ -48,7 +21,7 @@ pub(crate) struct Layer {
 
 /// A rank with room for the results of several layers.
 pub(crate) struct GpuRank {
-    pub(crate) buffer: EpBuffer<Seat>,
+    pub(crate) buffer: EpBuffer<GpuGroup>,
     pub(crate) stream: Arc<CudaStream>,
     pub(crate) received: DispatchOutput,
     pub(crate) layers: Vec<Layer>,
@@ -67,7 +40,7 @@ impl GpuRank {
         layers: u32,
     ) -> Result<Self> {
         let device = Arc::clone(group.device());
-        let buffer = EpBuffer::new(config.clone(), settings, Seat(group))?;
+        let buffer = EpBuffer::new(config.clone(), settings, group)?;
         let context = CudaContext::new(device.ordinal() as usize)?;
         let choices = u64::from(config.max_tokens()) * u64::from(config.max_top_k());
         let row = u64::from(config.hidden()) * 2;

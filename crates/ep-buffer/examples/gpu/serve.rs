@@ -42,8 +42,8 @@ pub(crate) fn run(
         ..Summary::default()
     };
     while !orders.to_leave() {
-        watch.poll(&rank.buffer.fabric().0, emit);
-        if let Some(by) = rank.buffer.fabric().0.superseded() {
+        watch.poll(rank.buffer.fabric(), emit);
+        if let Some(by) = rank.buffer.fabric().superseded() {
             bail!("another process, {by}, has taken {me}");
         }
         let batch = data.batch(me, summary.steps);
