@@ -39,7 +39,6 @@ use clap::Parser;
 use data::Data;
 use ep_buffer::cuda::EpBuffer;
 use ep_buffer::cuda::testing::device_count;
-use ep_transport::cuda::{Device, GpuGroup, TimeOuts};
 use gpu_args::{Args, Mode};
 use members::Watch;
 use moe::events::Event;
@@ -66,26 +65,24 @@ fn rank(args: &Args) -> Result<()> {
     if gpus == 0 {
         bail!("no GPU, or no driver of one");
     }
-    let device = Device::open(args.gpu.unwrap_or(common.rank % gpus))?;
     let (_server, store) = rendezvous::open(common, group_config.secret.clone())?;
-    let time_outs = TimeOuts {
-        operation: config.time_out(),
-        decision: config.decision_time_out(),
-    };
-    let bytes = EpBuffer::footprint(&config, &settings);
-    let group = GpuGroup::open(&group_config, &device, bytes, time_outs, Arc::clone(&store))?;
+    let buffer = EpBuffer::builder(group_config.rank, config.clone())
+        .settings(settings)
+        .device(args.gpu.unwrap_or(common.rank % gpus))
+        .group(|group| *group = group_config)
+        .open(Arc::clone(&store))?;
     say(&Event::Ready {
         rank: common.rank,
-        incarnation: group.incarnation().0,
+        incarnation: buffer.fabric().incarnation().0,
         pid: std::process::id(),
     });
     let data = Data::new(&config, common.seed, common.routing);
-    let me = group.rank();
+    let me = buffer.rank();
     let layers = match args.mode {
         Mode::Bench => 1,
         Mode::Serve => args.layers,
     };
-    let mut rank = GpuRank::new(&config, settings, group, layers)?;
+    let mut rank = GpuRank::new(buffer, layers)?;
     if args.mode == Mode::Bench {
         rank.buffer.fabric_mut().wait_admitted(PATIENCE)?;
         say(&bench::run(&mut rank, args, &data, &*store)?);

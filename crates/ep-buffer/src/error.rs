@@ -157,6 +157,15 @@ pub enum EpError {
         /// What it refused.
         source: ep_transport::cuda::CudaError,
     },
+    /// The group could not be opened.
+    #[cfg(feature = "cuda")]
+    #[error("{rank}: no place in the group")]
+    Group {
+        /// This rank.
+        rank: Rank,
+        /// Why not.
+        source: Box<ep_transport::Error>,
+    },
     /// The local region refused an access, so it is not the one that was checked.
     #[error("{rank}: access outside of the region")]
     Region {

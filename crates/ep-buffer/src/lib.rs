@@ -52,6 +52,7 @@ mod dispatch;
 pub mod error;
 pub mod exchange;
 pub mod fp8;
+mod group;
 pub mod layout;
 pub mod output;
 mod pause;

@@ -1,7 +1,7 @@
 //! Two ranks in two threads: a dispatch and a combine through the software NIC.
 use anyhow::{Result, anyhow, ensure};
 use ep_buffer::{Config, EpBuffer};
-use ep_transport::{Group, GroupConfig, Rank, store::MemStore};
+use ep_transport::{Group, Rank, store::MemStore};
 use half::bf16;
 use std::{sync::Arc, thread, time::Duration};
 
@@ -10,7 +10,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn rank(me: Rank, store: Arc<MemStore>) -> Result<()> {
     // 2 ranks, 4 experts, hidden 64, up to 8 tokens a rank, top-2.
     let config = Config::builder(2, 4, 64, 8).max_top_k(2).build()?;
-    let mut group = Group::open(&GroupConfig::new(me, 2), config.footprint(), store)?;
+    let mut group = Group::open(&config.group(me), config.footprint(), store)?;
     group.wait_admitted(LIMIT)?;
     let mut ep = EpBuffer::new(config, group)?;
     let (mut received, mut combined) = (ep.dispatch_output()?, ep.combine_output()?);

@@ -3,9 +3,8 @@
 use crate::members::Members;
 use anyhow::Result;
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, sys};
-use ep_buffer::Config;
 use ep_buffer::cuda::{
-    CombineOutput, DispatchHandle, DispatchOutput, EpBuffer, IndexType, Settings, Tensor, Tokens,
+    CombineOutput, DispatchHandle, DispatchOutput, EpBuffer, IndexType, Tensor, Tokens,
 };
 use ep_buffer::testing::reference::Batch;
 use ep_transport::cuda::{DeviceMemory, GpuGroup};
@@ -33,14 +32,8 @@ pub(crate) struct GpuRank {
 }
 
 impl GpuRank {
-    pub(crate) fn new(
-        config: &Config,
-        settings: Settings,
-        group: GpuGroup,
-        layers: u32,
-    ) -> Result<Self> {
-        let device = Arc::clone(group.device());
-        let buffer = EpBuffer::new(config.clone(), settings, group)?;
+    pub(crate) fn new(buffer: EpBuffer<GpuGroup>, layers: u32) -> Result<Self> {
+        let (config, device) = (buffer.config(), buffer.fabric().device());
         let context = CudaContext::new(device.ordinal() as usize)?;
         let choices = u64::from(config.max_tokens()) * u64::from(config.max_top_k());
         let row = u64::from(config.hidden()) * 2;
@@ -54,9 +47,9 @@ impl GpuRank {
             stream: context.new_stream()?,
             received: buffer.dispatch_output()?,
             layers: (0..layers).map(layer).collect::<Result<_>>()?,
-            x: DeviceMemory::new(&device, u64::from(config.max_tokens()) * row)?,
-            idx: DeviceMemory::new(&device, choices * 4)?,
-            weights: DeviceMemory::new(&device, choices * 4)?,
+            x: DeviceMemory::new(device, u64::from(config.max_tokens()) * row)?,
+            idx: DeviceMemory::new(device, choices * 4)?,
+            weights: DeviceMemory::new(device, choices * 4)?,
             tokens: 0,
             top_k: 1,
             buffer,

@@ -136,7 +136,7 @@ impl Args {
             self.rank,
             self.capacity
         );
-        let mut group = GroupConfig::new(Rank(self.rank), self.capacity);
+        let mut group = config.group(Rank(self.rank));
         if !self.initial.is_empty() {
             group.initial = self.initial.iter().copied().map(Rank).collect();
         }
@@ -161,8 +161,6 @@ impl Args {
         if let Some(file) = &self.secret_file {
             group.secret = Some(super::rendezvous::secret(file)?);
         }
-        group.lanes = self.lanes;
-        group.ops_per_round = config.ops_per_round().into();
         group.update_time_out = UPDATE_TIME_OUT;
         group.lease = Duration::from_millis(self.lease_ms);
         Ok(group)

@@ -10,6 +10,7 @@
 
 pub mod args;
 mod buffer;
+mod builder;
 mod fabric;
 mod kernels;
 mod launch;
@@ -20,6 +21,7 @@ mod tensor;
 pub mod testing;
 
 pub use buffer::{EpBuffer, MAX_EXPERTS, MAX_RANKS};
+pub use builder::Builder;
 pub use fabric::DeviceFabric;
 pub use settings::{DispatchType, ScaleFormat, Settings};
 pub use tensor::{
