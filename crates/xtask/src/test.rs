@@ -54,9 +54,10 @@ pub(crate) enum Outcome {
 pub(crate) type Found = (Outcome, Counts);
 type Part = (&'static str, fn() -> Result<Found>);
 
-const PARTS: [Part; 20] = [
+const PARTS: [Part; 21] = [
     ("format", format),
     ("clippy", clippy),
+    ("cust", cust),
     ("tests", tests),
     ("doc-tests", doc_tests),
     ("loom", loom),
@@ -132,6 +133,11 @@ fn clippy() -> Result<Found> {
             .args(features::arguments()?)
             .args(["--", "-D", "warnings"]),
     )
+}
+
+/// What programs that link the driver use; it is not run.
+fn cust() -> Result<Found> {
+    check(&mut features::check_cust()?)
 }
 
 fn tests() -> Result<Found> {

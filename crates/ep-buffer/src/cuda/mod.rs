@@ -11,6 +11,8 @@
 pub mod args;
 mod buffer;
 mod builder;
+#[cfg(feature = "cust")]
+mod cust;
 mod fabric;
 mod kernels;
 mod launch;

@@ -3,7 +3,7 @@
 use super::args::{Handle as HandleWords, Report};
 use super::settings::{DispatchType, ScaleFormat, Settings};
 use crate::config::Config;
-use cudarc::driver::sys;
+use cudarc::driver::{CudaStream, DevicePtr, sys};
 use ep_transport::cuda::{CudaError, Device, DeviceMemory};
 use ep_transport::{Epoch, Rank};
 use std::sync::Arc;
@@ -23,6 +23,15 @@ impl Tensor {
     pub fn new(address: u64, bytes: u64) -> Self {
         Self { address, bytes }
     }
+
+    /// Memory of `cudarc`, for an operation on `stream`. What `cudarc` knows of its use on
+    /// other streams comes before; it does not learn of the operation, so that what uses the
+    /// memory on another stream afterwards has to wait for `stream`.
+    #[must_use]
+    pub fn of<T>(memory: &impl DevicePtr<T>, stream: &CudaStream) -> Self {
+        let (address, _read) = memory.device_ptr(stream);
+        Self::new(address, memory.num_bytes() as u64)
+    }
 }
 
 impl From<&DeviceMemory> for Tensor {
@@ -41,14 +50,14 @@ impl From<sys::CUstream> for Stream {
     }
 }
 
-impl From<&cudarc::driver::CudaStream> for Stream {
-    fn from(stream: &cudarc::driver::CudaStream) -> Self {
+impl From<&CudaStream> for Stream {
+    fn from(stream: &CudaStream) -> Self {
         Self(stream.cu_stream())
     }
 }
 
-impl From<&Arc<cudarc::driver::CudaStream>> for Stream {
-    fn from(stream: &Arc<cudarc::driver::CudaStream>) -> Self {
+impl From<&Arc<CudaStream>> for Stream {
+    fn from(stream: &Arc<CudaStream>) -> Self {
         Self(stream.cu_stream())
     }
 }
