@@ -204,7 +204,7 @@ pub fn stats(name: &str) -> Result<Stats, Error> {
 /// # Errors
 /// [`Error::NoDevice`] for a name that no device has.
 pub fn set_faults(name: &str, faults: Faults) -> Result<(), Error> {
-    find(name)?.lock().faults.replace(faults);
+    find(name)?.lock().set_faults(faults);
     Ok(())
 }
 

@@ -103,7 +103,7 @@ impl Device {
         }
         state.mtu = config.mtu;
         state.batching = config.batching;
-        state.faults.replace(config.faults);
+        state.set_faults(config.faults);
         Ok(())
     }
 

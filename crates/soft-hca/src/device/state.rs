@@ -13,7 +13,7 @@ use super::{
     Umem,
 };
 use crate::cmd::{CmdResult, Reason};
-use crate::config::Config;
+use crate::config::{Config, Faults};
 use crate::net::Port;
 use crate::stats::{Live, Stats};
 
@@ -156,6 +156,13 @@ impl State {
     pub(crate) fn set_link(&mut self, up: bool) {
         let was_down = self.faults.link_is_down();
         self.faults.set_link(up);
+        self.announce_link(was_down);
+    }
+
+    /// Other faults from now on. What the old ones had taken down comes up.
+    pub(crate) fn set_faults(&mut self, faults: Faults) {
+        let was_down = self.faults.link_is_down();
+        self.faults.replace(faults);
         self.announce_link(was_down);
     }
 

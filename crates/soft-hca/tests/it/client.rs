@@ -1,6 +1,10 @@
 //! A client that knows nothing but the function table.
 
+#[path = "client/connect.rs"]
+mod connect;
+
 use std::ffi::CStr;
+use std::os::fd::BorrowedFd;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
@@ -9,12 +13,12 @@ use mlx5gda_sys::cqe::{Cqe64, CqeOpcode, Syndrome};
 use mlx5gda_sys::doorbell::UAR_CQ_DOORBELL;
 use mlx5gda_sys::ffi;
 use mlx5gda_sys::prm::{
-    AtomicMode, CmdOpcode, CmdStatus, CommandIn, Cqc, CreateCqIn, CreateQpIn, Init2RtrQpIn, Layout,
-    Mailbox, Mtu, OutHeader, PmState, Qp2ErrIn, Qp2RstIn, QpState, Qpc, QueryCqIn, QueryQpIn,
-    RqType, Rst2InitQpIn, Rtr2RtsQpIn, opt_param,
+    CmdOpcode, CmdStatus, CommandIn, Cqc, CreateCqIn, CreateQpIn, Layout, Mailbox, Mtu, OutHeader,
+    PmState, QueryCqIn, RqType,
 };
 use mlx5gda_sys::table::FnTable;
 use mlx5gda_sys::wqe::{DataPtr, Post, Wqe};
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::mm::{MprotectFlags, mprotect};
 use soft_hca::Config;
 
@@ -274,6 +278,14 @@ impl Client {
         object: *mut ffi::mlx5dv_devx_obj,
         input: I,
     ) -> Mailbox<I::Out> {
+        self.try_query(object, input).unwrap()
+    }
+
+    pub(crate) fn try_query<I: CommandIn>(
+        &self,
+        object: *mut ffi::mlx5dv_devx_obj,
+        input: I,
+    ) -> Result<Mailbox<I::Out>, CmdStatus> {
         let input = Mailbox::new(input);
         let mut out = Mailbox::<I::Out>::zeroed();
         // SAFETY: as in `create`.
@@ -286,8 +298,12 @@ impl Client {
                 size_of::<I::Out>(),
             )
         };
-        assert_eq!(result, 0);
-        out
+        assert_eq!(result == 0, status(&*out) == CmdStatus::Ok);
+        if result == 0 {
+            Ok(out)
+        } else {
+            Err(status(&*out))
+        }
     }
 
     /// Runs a command that creates nothing; 0 or the error number.
@@ -336,27 +352,28 @@ impl Client {
 
     pub(crate) fn cq(&mut self, log: u32, collapsed: bool) -> Cq {
         let (input, ring) = self.cq_command(log, collapsed);
-        self.cq_by(input, ring)
+        self.cq_by(input, ring).unwrap()
     }
 
     /// A queue of `2^log` entries that minds its consumer counter.
     pub(crate) fn strict_cq(&mut self, log: u32) -> Cq {
         let (mut input, ring) = self.cq_command(log, false);
         input.cq_context.set_oi(false);
-        self.cq_by(input, ring)
+        self.cq_by(input, ring).unwrap()
     }
 
-    fn cq_by(&self, input: CreateCqIn, ring: u64) -> Cq {
+    /// The queue that this command creates, with its ring at `ring`.
+    pub(crate) fn cq_by(&self, input: CreateCqIn, ring: u64) -> Result<Cq, CmdStatus> {
         let log = input.cq_context.log_cq_size();
-        let (object, out) = self.create(input).unwrap();
-        Cq {
+        let (object, out) = self.create(input)?;
+        Ok(Cq {
             object,
             number: out.cqn(),
             doorbell: input.cq_context.dbr_addr(),
             ring,
             log,
             consumed: 0,
-        }
+        })
     }
 
     pub(crate) fn qp_command(&mut self, cq: u32, log: u32) -> (CreateQpIn, u64, u64) {
@@ -383,6 +400,12 @@ impl Client {
     /// A queue pair with `2^log` send blocks and `2^log` receive WQEs of two
     /// buffers each.
     pub(crate) fn qp_with_receives(&mut self, cq: &Cq, log: u32) -> Qp {
+        let (input, queue) = self.receives_command(cq, log);
+        self.qp_by(input, queue).unwrap()
+    }
+
+    /// The command that creates such a queue pair, and where its send queue is.
+    pub(crate) fn receives_command(&mut self, cq: &Cq, log: u32) -> (CreateQpIn, u64) {
         let (mut input, ..) = self.qp_command(cq.number, log);
         let receive_bytes = 32 << log;
         let queue = self.take(receive_bytes + (64 << log));
@@ -392,15 +415,20 @@ impl Client {
         qpc.set_log_rq_size(log).unwrap();
         qpc.set_log_rq_stride(1).unwrap();
         qpc.set_user_index(USER_INDEX).unwrap();
-        let (object, out) = self.create(input).unwrap();
-        Qp {
+        (input, queue + receive_bytes)
+    }
+
+    /// The queue pair that this command creates, with its send queue at `queue`.
+    pub(crate) fn qp_by(&self, input: CreateQpIn, queue: u64) -> Result<Qp, CmdStatus> {
+        let (object, out) = self.create(input)?;
+        Ok(Qp {
             object,
             number: out.qpn(),
-            queue: queue + receive_bytes,
+            queue,
             doorbell: input.qpc.dbr_addr(),
-            log,
+            log: input.qpc.log_sq_size(),
             posted: 0,
-        }
+        })
     }
 
     /// Posts the receive WQE with this index.
@@ -426,117 +454,8 @@ impl Client {
     }
 
     pub(crate) fn qp(&mut self, cq: &Cq, log: u32) -> Qp {
-        let (input, queue, doorbell) = self.qp_command(cq.number, log);
-        let (object, out) = self.create(input).unwrap();
-        Qp {
-            object,
-            number: out.qpn(),
-            queue,
-            doorbell,
-            log,
-            posted: 0,
-        }
-    }
-
-    pub(crate) fn rst2init(&self, qp: &Qp) -> Result<(), CmdStatus> {
-        let mut input = Rst2InitQpIn::new();
-        input.set_qpn(qp.number).unwrap();
-        let qpc = &mut input.qpc;
-        qpc.set_pm_state(PmState::Migrated.code()).unwrap();
-        qpc.primary_address_path.set_vhca_port_num(1);
-        self.modify(qp.object, input)
-    }
-
-    pub(crate) fn init2rtr(&self, qp: &Qp, peer: &End) -> Result<(), CmdStatus> {
-        let mut input = Init2RtrQpIn::new();
-        self.fill_rtr(&mut input, qp, peer);
-        self.modify(qp.object, input)
-    }
-
-    /// An INIT2RTR command that allows the peer everything.
-    pub(crate) fn fill_rtr(&self, input: &mut Init2RtrQpIn, qp: &Qp, peer: &End) {
-        input.set_qpn(qp.number).unwrap();
-        input.set_opt_param_mask(opt_param::RWE | opt_param::RRE | opt_param::RAE);
-        let qpc = &mut input.qpc;
-        qpc.set_rwe(true);
-        qpc.set_rre(true);
-        qpc.set_rae(true);
-        qpc.set_atomic_mode(AtomicMode::UpTo8Bytes.code()).unwrap();
-        qpc.set_mtu(peer.mtu.code()).unwrap();
-        qpc.set_log_msg_max(30).unwrap();
-        qpc.set_remote_qpn(peer.qpn).unwrap();
-        qpc.set_log_rra_max(2).unwrap();
-        qpc.set_next_rcv_psn(peer.psn).unwrap();
-        let ads = &mut qpc.primary_address_path;
-        if self.lid == 0 {
-            ads.set_rgid_rip(peer.gid);
-            ads.set_rmac([2, 0, 0, 0, 0, 1]);
-            ads.set_src_addr_index(1);
-            ads.set_udp_sport(0xc123);
-            ads.set_hop_limit(64);
-        } else {
-            ads.set_rlid(peer.lid);
-        }
-        if self.routed {
-            ads.set_grh(true);
-            ads.set_rgid_rip(peer.gid);
-            ads.set_hop_limit(3);
-            ads.set_tclass(0x77);
-            ads.set_flow_label(0x12345).unwrap();
-        }
-        ads.set_vhca_port_num(1);
-    }
-
-    pub(crate) fn rtr2rts(&self, qp: &Qp, psn: u32, retries: u32) -> Result<(), CmdStatus> {
-        let mut input = Rtr2RtsQpIn::new();
-        input.set_qpn(qp.number).unwrap();
-        let qpc = &mut input.qpc;
-        qpc.set_log_sra_max(2).unwrap();
-        qpc.set_retry_count(retries).unwrap();
-        qpc.set_rnr_retry(7).unwrap();
-        qpc.set_next_send_psn(psn).unwrap();
-        // 4.096 us * 2^14 = 67 ms.
-        qpc.primary_address_path.set_ack_timeout(14).unwrap();
-        self.modify(qp.object, input)
-    }
-
-    /// Brings a queue pair from Reset to ready-to-send.
-    pub(crate) fn connect(&self, qp: &Qp, psn: u32, peer: &End) {
-        self.rst2init(qp).unwrap();
-        self.init2rtr(qp, peer).unwrap();
-        self.rtr2rts(qp, psn, 7).unwrap();
-    }
-
-    pub(crate) fn reset(&self, qp: &mut Qp) {
-        let mut input = Qp2RstIn::new();
-        input.set_qpn(qp.number).unwrap();
-        self.modify(qp.object, input).unwrap();
-        qp.posted = 0;
-        self.doorbell_record(qp).store(0, Ordering::Release);
-        // SAFETY: in control memory, aligned.
-        unsafe { AtomicU32::from_ptr(self.control(qp.doorbell).cast()) }
-            .store(0, Ordering::Release);
-    }
-
-    pub(crate) fn error(&self, qp: &Qp) {
-        let mut input = Qp2ErrIn::new();
-        input.set_qpn(qp.number).unwrap();
-        self.modify(qp.object, input).unwrap();
-    }
-
-    /// Waits until a queue pair is in this state.
-    pub(crate) fn wait_state(&self, qp: &Qp, state: QpState) {
-        let until = Instant::now() + Duration::from_secs(10);
-        while self.context_of(qp).state() != state.code() {
-            assert!(Instant::now() < until, "never {state:?}");
-            std::thread::yield_now();
-        }
-    }
-
-    pub(crate) fn context_of(&self, qp: &Qp) -> Qpc {
-        let mut input = QueryQpIn::new();
-        input.set_qpn(qp.number).unwrap();
-        self.query(qp.object, input).qpc
+        let (input, queue, _) = self.qp_command(cq.number, log);
+        self.qp_by(input, queue).unwrap()
     }
 
     fn doorbell_record(&self, qp: &Qp) -> &AtomicU32 {
@@ -689,9 +608,13 @@ impl Client {
     }
 
     pub(crate) fn cq_context(&self, cq: &Cq) -> Cqc {
+        self.try_cq_context(cq).unwrap()
+    }
+
+    pub(crate) fn try_cq_context(&self, cq: &Cq) -> Result<Cqc, CmdStatus> {
         let mut input = QueryCqIn::new();
         input.set_cqn(cq.number).unwrap();
-        self.query(cq.object, input).cq_context
+        self.try_query(cq.object, input).map(|out| out.cq_context)
     }
 
     /// Posts a NOP that completes.
@@ -700,19 +623,23 @@ impl Client {
         self.post(qp, &wqe);
     }
 
-    pub(crate) fn end(&self, qp: &Qp, psn: u32, mtu: Mtu) -> End {
-        End {
-            qpn: qp.number,
-            psn,
-            gid: self.gid,
-            lid: self.lid,
-            mtu,
-        }
-    }
-
     pub(crate) fn commands(&self, opcode: CmdOpcode) -> u64 {
         let stats = soft_hca::stats(&self.name).unwrap();
         stats.commands.get(&opcode).copied().unwrap_or(0)
+    }
+
+    /// What the context has heard of its port and nobody has fetched yet.
+    pub(crate) fn port_events(&self) -> Vec<ffi::ibv_event_type> {
+        // SAFETY: open as long as the context.
+        let fd = unsafe { BorrowedFd::borrow_raw((*self.context).async_fd) };
+        fcntl_setfl(fd, OFlags::NONBLOCK).unwrap();
+        let mut seen = Vec::new();
+        let mut event = ffi::ibv_async_event::default();
+        // SAFETY: the context is open; `event` is writable.
+        while unsafe { (self.table.ibv_get_async_event)(self.context, &mut event) } == 0 {
+            seen.push(event.event_type);
+        }
+        seen
     }
 
     pub(crate) fn close(&mut self) {
@@ -762,15 +689,6 @@ fn port_address(table: &FnTable, context: *mut ffi::ibv_context) -> ([u8; 16], u
     panic!("no GID");
 }
 
-/// What one side tells the other.
-pub(crate) struct End {
-    pub(crate) qpn: u32,
-    pub(crate) psn: u32,
-    pub(crate) gid: [u8; 16],
-    pub(crate) lid: u16,
-    pub(crate) mtu: Mtu,
-}
-
 pub(crate) struct Cq {
     pub(crate) object: *mut ffi::mlx5dv_devx_obj,
     pub(crate) number: u32,
@@ -789,6 +707,15 @@ pub(crate) struct Qp {
     pub(crate) posted: u16,
 }
 
+/// What one side tells the other.
+pub(crate) struct End {
+    pub(crate) qpn: u32,
+    pub(crate) psn: u32,
+    pub(crate) gid: [u8; 16],
+    pub(crate) lid: u16,
+    pub(crate) mtu: Mtu,
+}
+
 /// Two clients with one connected pair.
 pub(crate) struct Pair {
     pub(crate) a: Client,
@@ -796,33 +723,4 @@ pub(crate) struct Pair {
     pub(crate) cq_a: Cq,
     pub(crate) qp_a: Qp,
     pub(crate) qp_b: Qp,
-}
-
-impl Pair {
-    pub(crate) fn new(mtu: Mtu, log: u32, collapsed: bool) -> Self {
-        let [a, b] = [(); 2].map(|()| Client::new(Config::default()));
-        Self::between(a, b, mtu, log, collapsed)
-    }
-
-    pub(crate) fn between(
-        mut a: Client,
-        mut b: Client,
-        mtu: Mtu,
-        log: u32,
-        collapsed: bool,
-    ) -> Self {
-        let cq_a = a.cq(log, collapsed);
-        let cq_b = b.cq(log, collapsed);
-        let qp_a = a.qp(&cq_a, log);
-        let qp_b = b.qp(&cq_b, log);
-        a.connect(&qp_a, 100, &b.end(&qp_b, 0x00ff_fff0, mtu));
-        b.connect(&qp_b, 0x00ff_fff0, &a.end(&qp_a, 100, mtu));
-        Self {
-            a,
-            b,
-            cq_a,
-            qp_a,
-            qp_b,
-        }
-    }
 }

@@ -1,6 +1,5 @@
 //! Faults on purpose: what was promised still holds.
 
-use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -8,7 +7,6 @@ use mlx5gda_sys::cqe::Syndrome;
 use mlx5gda_sys::ffi;
 use mlx5gda_sys::prm::Mtu;
 use mlx5gda_sys::wqe::{DataPtr, Remote, Wqe};
-use rustix::fs::{OFlags, fcntl_setfl};
 use soft_hca::{DropReason, Faults, Outage, Stats};
 
 use crate::client::Pair;
@@ -228,14 +226,25 @@ fn a_link_goes_down_by_plan_and_contexts_hear_of_it() {
     let started = Instant::now();
     work(&mut pair, 1);
     assert!(started.elapsed() > Duration::from_millis(80));
-    // SAFETY: open as long as the context.
-    let fd = unsafe { BorrowedFd::borrow_raw((*pair.a.context).async_fd) };
-    fcntl_setfl(fd, OFlags::NONBLOCK).unwrap();
+    let expected = [ffi::IBV_EVENT_PORT_ERR, ffi::IBV_EVENT_PORT_ACTIVE];
+    assert_eq!(pair.a.port_events(), expected);
+}
+
+#[test]
+fn other_faults_bring_up_what_the_old_ones_took_down() {
+    let pair = Pair::new(Mtu::Bytes1024, 6, true);
+    let forever = Faults {
+        link_down: Some(Outage::FOREVER),
+        ..Faults::default()
+    };
+    soft_hca::set_faults(&pair.a.name, forever).unwrap();
+    let until = Instant::now() + Duration::from_secs(10);
     let mut seen = Vec::new();
-    let mut event = ffi::ibv_async_event::default();
-    // SAFETY: the context is open; `event` is writable.
-    while unsafe { (pair.a.table.ibv_get_async_event)(pair.a.context, &mut event) } == 0 {
-        seen.push(event.event_type);
+    while seen.is_empty() {
+        assert!(Instant::now() < until, "the link never went down");
+        seen = pair.a.port_events();
     }
-    assert_eq!(seen, [ffi::IBV_EVENT_PORT_ERR, ffi::IBV_EVENT_PORT_ACTIVE]);
+    assert_eq!(seen, [ffi::IBV_EVENT_PORT_ERR]);
+    soft_hca::set_faults(&pair.a.name, Faults::default()).unwrap();
+    assert_eq!(pair.a.port_events(), [ffi::IBV_EVENT_PORT_ACTIVE]);
 }
