@@ -5,6 +5,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use soft_hca::{Faults, Outage};
 
+use crate::masked::{Masked, masked};
+
 /// Queue pairs of each device.
 pub(crate) const PAIRS: usize = 2;
 /// Bytes of the memory that one requester writes at its peer.
@@ -38,6 +40,7 @@ pub(crate) enum Work {
     Send { len: usize, immediate: Option<u32> },
     FetchAdd { word: usize, add: u64 },
     CompareSwap { word: usize, right: bool, swap: u64 },
+    Masked(Masked),
 }
 
 /// What happens next.
@@ -52,14 +55,24 @@ pub(crate) enum Action {
     },
     /// Everything is waited for and compared.
     Settle,
-    /// One device's network turns good or bad.
+    /// One device's network turns good or bad, and one of its next commands may fail.
     Weather { side: usize, faults: Faults },
+    /// One device's link is taken down; it comes up before everything is waited for.
+    Unplug { side: usize },
     /// A pair is reset at both ends and connected anew.
     Reset { pair: usize, psn: u32 },
     /// One end goes to error: what is posted from then on is flushed. Then as `Reset`.
     Fail { lane: Lane, posts: usize },
     /// Commands that are refused and change nothing.
     Illegal { lane: Lane },
+    /// A pair that is connected waits longer or shorter for receive buffers.
+    Patience { lane: Lane, min_rnr_nak: u32 },
+    /// A completion queue has its events later or sooner.
+    Moderate {
+        side: usize,
+        period: u32,
+        count: u16,
+    },
     /// Objects come and go beside the traffic.
     Churn { side: usize, count: usize },
 }
@@ -85,6 +98,7 @@ fn work() -> impl Strategy<Value = Work> {
         3 => (0..WORDS, any::<u64>()).prop_map(|(word, add)| Work::FetchAdd { word, add }),
         2 => (0..WORDS, any::<bool>(), any::<u64>())
             .prop_map(|(word, right, swap)| Work::CompareSwap { word, right, swap }),
+        4 => masked().prop_map(Work::Masked),
     ]
 }
 
@@ -97,8 +111,10 @@ fn faults() -> impl Strategy<Value = Faults> {
         })
     });
     let chances = (chance(), chance(), chance(), chance());
-    (chances, 0..300u64, any::<u64>(), outage.clone(), outage).prop_map(
-        |((loss, duplicate, corrupt, reorder), delay, seed, frozen, link_down)| Faults {
+    let outages = (outage.clone(), outage);
+    let fails = prop::option::weighted(0.6, 0..12u64);
+    (chances, 0..300u64, any::<u64>(), outages, fails).prop_map(
+        |((loss, duplicate, corrupt, reorder), delay, seed, (frozen, link_down), fails)| Faults {
             loss,
             duplicate,
             corrupt,
@@ -107,7 +123,7 @@ fn faults() -> impl Strategy<Value = Faults> {
             seed,
             frozen,
             link_down,
-            ..Faults::default()
+            fail_command: fails,
         },
     )
 }
@@ -126,10 +142,16 @@ pub(crate) fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         40 => post,
         3 => Just(Action::Settle),
-        3 => (0..2usize, faults()).prop_map(|(side, faults)| Action::Weather { side, faults }),
+        4 => (0..2usize, faults()).prop_map(|(side, faults)| Action::Weather { side, faults }),
+        1 => (0..2usize).prop_map(|side| Action::Unplug { side }),
         1 => (0..PAIRS, 0u32..1 << 24).prop_map(|(pair, psn)| Action::Reset { pair, psn }),
         1 => (lane(), 1..4usize).prop_map(|(lane, posts)| Action::Fail { lane, posts }),
         2 => lane().prop_map(|lane| Action::Illegal { lane }),
+        // 0.01 to 1.28 ms.
+        1 => (lane(), 1..15u32)
+            .prop_map(|(lane, min_rnr_nak)| Action::Patience { lane, min_rnr_nak }),
+        1 => (0..2usize, 0..1u32 << 12, any::<u16>())
+            .prop_map(|(side, period, count)| Action::Moderate { side, period, count }),
         2 => (0..2usize, 1..4usize).prop_map(|(side, count)| Action::Churn { side, count }),
     ]
 }

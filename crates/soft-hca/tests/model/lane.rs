@@ -39,8 +39,8 @@ pub(crate) struct Model {
     pair: usize,
     pub(crate) target: Vec<u8>,
     pub(crate) landing: Vec<u8>,
-    pub(crate) words: [u64; WORDS],
-    pub(crate) results: Vec<u64>,
+    pub(crate) words: [u8; WORDS * 8],
+    pub(crate) results: [u8; DEPTH * 8],
     /// Indices of signalled WQEs, oldest first.
     pub(crate) completions: VecDeque<u16>,
     pub(crate) messages: VecDeque<Message>,
@@ -59,8 +59,8 @@ impl Model {
             pair,
             target: vec![0; AREA],
             landing: vec![0; AREA],
-            words: [0; WORDS],
-            results: vec![0; DEPTH],
+            words: [0; WORDS * 8],
+            results: [0; DEPTH * 8],
             completions: VecDeque::new(),
             messages: VecDeque::new(),
             sent: 0,
@@ -91,8 +91,9 @@ impl Model {
         LANDINGS + self.pair * AREA
     }
 
-    pub(crate) const fn word_at(&self, word: usize) -> usize {
-        WORD_AREAS + (self.pair * WORDS + word) * 8
+    /// Where the words are, and a byte of them.
+    pub(crate) const fn words_at(&self, at: usize) -> usize {
+        WORD_AREAS + self.pair * WORDS * 8 + at
     }
 
     pub(crate) const fn result_at(&self, slot: usize) -> usize {
@@ -128,19 +129,37 @@ impl Model {
             }
             Work::Send { len, immediate } => self.message(len, immediate, false, from),
             Work::FetchAdd { word, add } => {
-                self.results[self.posted] = self.words[word];
-                self.words[word] = self.words[word].wrapping_add(add);
-                self.reading = true;
+                self.atomic(word * 8, 8, |found| found.wrapping_add(add));
             }
             Work::CompareSwap { word, right, swap } => {
-                self.results[self.posted] = self.words[word];
-                if right {
-                    self.words[word] = swap;
-                }
-                self.reading = true;
+                self.atomic(word * 8, 8, |found| if right { swap } else { found });
+            }
+            Work::Masked(masked) => {
+                self.atomic(masked.at, masked.bytes(), |found| masked.leaves(found));
             }
         }
         self.posted += 1;
+    }
+
+    /// The word of 4 or 8 bytes at `at`.
+    pub(crate) fn word(&self, at: usize, bytes: usize) -> u64 {
+        let word = &self.words[at..at + bytes];
+        match bytes {
+            4 => u32::from_ne_bytes(word.try_into().unwrap()).into(),
+            _ => u64::from_ne_bytes(word.try_into().unwrap()),
+        }
+    }
+
+    /// Changes a word; what was there is the result.
+    fn atomic(&mut self, at: usize, bytes: usize, leaves: impl FnOnce(u64) -> u64) {
+        let left = leaves(self.word(at, bytes));
+        let word = &mut self.words[at..at + bytes];
+        self.results[self.posted * 8..][..bytes].copy_from_slice(word);
+        match bytes {
+            4 => word.copy_from_slice(&(left as u32).to_ne_bytes()),
+            _ => word.copy_from_slice(&left.to_ne_bytes()),
+        }
+        self.reading = true;
     }
 
     fn write(&mut self, from: usize, to: Span) {

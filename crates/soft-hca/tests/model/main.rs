@@ -9,7 +9,10 @@ mod action;
 #[expect(dead_code, reason = "shared with tests that use all of it")]
 #[path = "../it/client.rs"]
 mod client;
+mod command;
 mod lane;
+mod lives;
+mod masked;
 mod side;
 mod world;
 

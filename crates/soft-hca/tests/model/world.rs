@@ -1,16 +1,14 @@
 //! Two devices, what is asked of them, and the model beside it.
 
-use mlx5gda_sys::cqe::{CqeOpcode, Syndrome};
-use mlx5gda_sys::prm::{CmdStatus, Init2RtrQpIn, Mtu, QpState};
+use mlx5gda_sys::cqe::CqeOpcode;
+use mlx5gda_sys::prm::QpState;
 use mlx5gda_sys::wqe::{Post, Wqe};
-use soft_hca::Live;
 
 use crate::action::{Action, Lane, PAIRS, Span, Work};
-use crate::client::Qp;
 use crate::lane::{BUFFER, DEPTH, Message, SOURCE, source};
 use crate::side::Side;
 
-const LANES: [Lane; 2 * PAIRS] = [
+pub(crate) const LANES: [Lane; 2 * PAIRS] = [
     Lane { side: 0, pair: 0 },
     Lane { side: 0, pair: 1 },
     Lane { side: 1, pair: 0 },
@@ -19,7 +17,7 @@ const LANES: [Lane; 2 * PAIRS] = [
 
 /// Both devices.
 pub(crate) struct World {
-    sides: [Side; 2],
+    pub(crate) sides: [Side; 2],
 }
 
 impl World {
@@ -51,10 +49,8 @@ impl World {
                 }
             }
             Action::Settle => self.settle(),
-            Action::Weather { side, faults } => {
-                let name = &self.sides[*side].client.name;
-                soft_hca::set_faults(name, *faults).unwrap();
-            }
+            Action::Weather { side, faults } => self.sides[*side].weather(*faults),
+            Action::Unplug { side } => self.sides[*side].plug(false),
             Action::Reset { pair, psn } => {
                 self.settle();
                 self.reset(*pair, *psn);
@@ -65,7 +61,13 @@ impl World {
                 self.reset(lane.pair, 7);
             }
             Action::Illegal { lane } => self.illegal(*lane),
-            Action::Churn { side, count } => self.churn(*side, *count),
+            Action::Patience { lane, min_rnr_nak } => self.patience(*lane, *min_rnr_nak),
+            Action::Moderate {
+                side,
+                period,
+                count,
+            } => self.sides[*side].moderate(*period, *count),
+            Action::Churn { side, count } => self.sides[*side].churn(*count),
         }
     }
 
@@ -87,8 +89,8 @@ impl World {
         };
         let from = SOURCE + model.source_at();
         let target = |at| peer.remote(model.target_at() + at);
-        let word = |word| peer.remote(model.word_at(word));
-        let result = || me.list(model.result_at(model.posted), 8)[0];
+        let word = |at| peer.remote(model.words_at(at));
+        let result = |bytes| me.list(model.result_at(model.posted), bytes)[0];
         let wqe = match *work {
             Work::Nop => Wqe::nop(post),
             Work::Write { to, immediate } => {
@@ -102,14 +104,19 @@ impl World {
                 from: Span { at, len },
             } => Wqe::rdma_read(post, target(at), &me.list(model.landing_at() + at, len)),
             Work::Send { len, immediate } => Wqe::send(post, &me.list(from, len), immediate),
-            Work::FetchAdd { word: n, add } => Wqe::fetch_add(post, word(n), result(), add),
+            Work::FetchAdd { word: n, add } => Wqe::fetch_add(post, word(n * 8), result(8), add),
             Work::CompareSwap {
                 word: n,
                 right,
                 swap,
             } => {
-                let compare = model.words[n].wrapping_add(u64::from(!right));
-                Wqe::compare_swap(post, word(n), result(), compare, swap)
+                let compare = model.word(n * 8, 8).wrapping_add(u64::from(!right));
+                Wqe::compare_swap(post, word(n * 8), result(8), compare, swap)
+            }
+            Work::Masked(masked) => {
+                let bytes = masked.bytes();
+                let request = masked.request(model.word(masked.at, bytes));
+                Wqe::atomic(post, word(masked.at), result(bytes), request)
             }
         }
         .unwrap();
@@ -141,6 +148,9 @@ impl World {
             // The last one is signalled, and completes after all others.
             self.post(lane, &Work::Nop, true);
             self.provide(lane);
+        }
+        for side in &self.sides {
+            side.plug(true);
         }
         for side in 0..2 {
             let requests = self.sides[side].models.iter().map(|m| m.completions.len());
@@ -196,7 +206,7 @@ impl World {
         }
     }
 
-    fn compare(&self, lane: Lane) {
+    fn compare(&mut self, lane: Lane) {
         let (me, peer) = (&self.sides[lane.side], &self.sides[1 - lane.side]);
         let model = &me.models[lane.pair];
         let same = |found: Vec<u8>, expected: &[u8], what: &str| {
@@ -207,109 +217,10 @@ impl World {
         same(target, &model.target, "what was written");
         let landing = me.client.load(model.landing_at(), model.landing.len());
         same(landing, &model.landing, "what was read");
-        let results: Vec<u8> = model.results.iter().flat_map(|w| w.to_ne_bytes()).collect();
-        let found = me.client.load(model.result_at(0), results.len());
-        same(found, &results, "what atomics found");
-        let words: Vec<u8> = model.words.iter().flat_map(|w| w.to_ne_bytes()).collect();
-        same(
-            peer.client.load(model.word_at(0), words.len()),
-            &words,
-            "words",
-        );
-        self.expect_state(lane, QpState::Rts);
-    }
-
-    fn expect_state(&self, lane: Lane, state: QpState) {
-        let side = &self.sides[lane.side];
-        let found = side.client.context_of(&side.qps[lane.pair]).state();
-        assert_eq!(found, state.code(), "{lane:?} is to be in {state:?}");
-    }
-
-    fn connect(&mut self, pair: usize, psn: u32) {
-        for side in 0..2 {
-            let (me, peer) = (&self.sides[side], &self.sides[1 - side]);
-            let end = peer.client.end(&peer.qps[pair], psn, Mtu::Bytes1024);
-            let qp = &me.qps[pair];
-            me.client.rst2init(qp).unwrap();
-            let mut input = Init2RtrQpIn::new();
-            me.client.fill_rtr(&mut input, qp, &end);
-            // 0.64 ms: buffers that are missing come soon.
-            input.qpc.set_min_rnr_nak(12).unwrap();
-            me.client.modify(qp.object, input).unwrap();
-        }
-        for side in &self.sides {
-            side.client.rtr2rts(&side.qps[pair], psn, 7).unwrap();
-        }
-    }
-
-    fn reset(&mut self, pair: usize, psn: u32) {
-        for side in 0..2 {
-            let me = &mut self.sides[side];
-            me.client.reset(&mut me.qps[pair]);
-            me.models[pair].restart();
-            self.expect_state(Lane { side, pair }, QpState::Rst);
-        }
-        self.connect(pair, psn);
-    }
-
-    fn fail(&mut self, lane: Lane, posts: usize) {
-        let me = &mut self.sides[lane.side];
-        me.client.error(&me.qps[lane.pair]);
-        for _ in 0..posts {
-            let post = me.client.signalled(&me.qps[lane.pair]);
-            let wqe = Wqe::nop(post).unwrap();
-            me.client.post(&mut me.qps[lane.pair], &wqe);
-            let cqe = me.next();
-            assert_eq!(cqe.opcode(), Ok(CqeOpcode::ReqErr));
-            let found = (cqe.qpn(), cqe.wqe_counter(), cqe.syndrome());
-            let number = me.qps[lane.pair].number;
-            assert_eq!(found, (number, post.index, Syndrome::WrFlush));
-        }
-        self.expect_state(lane, QpState::Err);
-    }
-
-    fn illegal(&self, lane: Lane) {
-        let Side { client, qps, .. } = &self.sides[lane.side];
-        let qp = &qps[lane.pair];
-        assert_eq!(client.rst2init(qp), Err(CmdStatus::BadQpState));
-        assert_eq!(client.rtr2rts(qp, 3, 7), Err(CmdStatus::BadQpState));
-        // A completion queue that is used stays.
-        assert_ne!(client.destroy(self.sides[lane.side].cq.object), 0);
-        self.expect_state(lane, QpState::Rts);
-    }
-
-    fn churn(&mut self, side: usize, count: usize) {
-        let client = &mut self.sides[side].client;
-        let name = client.name.clone();
-        let before = soft_hca::stats(&name).unwrap().live;
-        let mark = client.used;
-        let cq = client.cq(3, false);
-        let made: Vec<Qp> = (0..count)
-            .map(|_| client.qp_with_receives(&cq, 2))
-            .collect();
-        let now = soft_hca::stats(&name).unwrap().live;
-        assert_eq!((now.qps, now.cqs), (before.qps + count, before.cqs + 1));
-        client.rst2init(&made[0]).unwrap();
-        for qp in made {
-            assert_eq!(client.destroy(qp.object), 0);
-        }
-        assert_eq!(client.destroy(cq.object), 0);
-        client.used = mark;
-        assert_eq!(soft_hca::stats(&name).unwrap().live, before);
-    }
-
-    /// Everything is freed.
-    pub(crate) fn end(mut self) {
-        self.settle();
-        for side in &mut self.sides {
-            for qp in &side.qps {
-                assert_eq!(side.client.destroy(qp.object), 0);
-            }
-            assert_eq!(side.client.destroy(side.cq.object), 0);
-            let name = side.client.name.clone();
-            assert_eq!(soft_hca::stats(&name).unwrap().live, side.before);
-            side.client.close();
-            assert_eq!(soft_hca::stats(&name).unwrap().live, Live::default());
-        }
+        let found = me.client.load(model.result_at(0), model.results.len());
+        same(found, &model.results, "what atomics found");
+        let words = peer.client.load(model.words_at(0), model.words.len());
+        same(words, &model.words, "words");
+        self.sides[lane.side].expect_state(lane.pair, QpState::Rts);
     }
 }
