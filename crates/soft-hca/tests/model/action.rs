@@ -55,10 +55,20 @@ pub(crate) enum Action {
     },
     /// Everything is waited for and compared.
     Settle,
-    /// One device's network turns good or bad, and one of its next commands may fail.
+    /// One device's network turns good or bad.
     Weather { side: usize, faults: Faults },
     /// One device's link is taken down; it comes up before everything is waited for.
     Unplug { side: usize },
+    /// Commands, of which each device may fail the one with this number.
+    Orders {
+        fails: [Option<u64>; 2],
+        order: Order,
+    },
+}
+
+/// Something that commands do.
+#[derive(Clone, Debug)]
+pub(crate) enum Order {
     /// A pair is reset at both ends and connected anew.
     Reset { pair: usize, psn: u32 },
     /// One end goes to error: what is posted from then on is flushed. Then as `Reset`.
@@ -111,10 +121,8 @@ fn faults() -> impl Strategy<Value = Faults> {
         })
     });
     let chances = (chance(), chance(), chance(), chance());
-    let outages = (outage.clone(), outage);
-    let fails = prop::option::weighted(0.6, 0..12u64);
-    (chances, 0..300u64, any::<u64>(), outages, fails).prop_map(
-        |((loss, duplicate, corrupt, reorder), delay, seed, (frozen, link_down), fails)| Faults {
+    (chances, 0..300u64, any::<u64>(), outage.clone(), outage).prop_map(
+        |((loss, duplicate, corrupt, reorder), delay, seed, frozen, link_down)| Faults {
             loss,
             duplicate,
             corrupt,
@@ -123,9 +131,23 @@ fn faults() -> impl Strategy<Value = Faults> {
             seed,
             frozen,
             link_down,
-            fail_command: fails,
+            fail_command: None,
         },
     )
+}
+
+fn order() -> impl Strategy<Value = Order> {
+    prop_oneof![
+        2 => (0..PAIRS, 0u32..1 << 24).prop_map(|(pair, psn)| Order::Reset { pair, psn }),
+        1 => (lane(), 1..4usize).prop_map(|(lane, posts)| Order::Fail { lane, posts }),
+        2 => lane().prop_map(|lane| Order::Illegal { lane }),
+        // 0.01 to 1.28 ms.
+        2 => (lane(), 1..15u32)
+            .prop_map(|(lane, min_rnr_nak)| Order::Patience { lane, min_rnr_nak }),
+        2 => (0..2usize, 0..1u32 << 12, any::<u16>())
+            .prop_map(|(side, period, count)| Order::Moderate { side, period, count }),
+        4 => (0..2usize, 1..4usize).prop_map(|(side, count)| Order::Churn { side, count }),
+    ]
 }
 
 /// What happens, and how often.
@@ -139,19 +161,13 @@ pub(crate) fn action() -> impl Strategy<Value = Action> {
             ready,
         }
     });
+    // About as many as the longest order has commands.
+    let fails = || prop::array::uniform2(prop::option::weighted(0.7, 0..16u64));
     prop_oneof![
         40 => post,
         3 => Just(Action::Settle),
         4 => (0..2usize, faults()).prop_map(|(side, faults)| Action::Weather { side, faults }),
         1 => (0..2usize).prop_map(|side| Action::Unplug { side }),
-        1 => (0..PAIRS, 0u32..1 << 24).prop_map(|(pair, psn)| Action::Reset { pair, psn }),
-        1 => (lane(), 1..4usize).prop_map(|(lane, posts)| Action::Fail { lane, posts }),
-        2 => lane().prop_map(|lane| Action::Illegal { lane }),
-        // 0.01 to 1.28 ms.
-        1 => (lane(), 1..15u32)
-            .prop_map(|(lane, min_rnr_nak)| Action::Patience { lane, min_rnr_nak }),
-        1 => (0..2usize, 0..1u32 << 12, any::<u16>())
-            .prop_map(|(side, period, count)| Action::Moderate { side, period, count }),
-        2 => (0..2usize, 1..4usize).prop_map(|(side, count)| Action::Churn { side, count }),
+        10 => (fails(), order()).prop_map(|(fails, order)| Action::Orders { fails, order }),
     ]
 }

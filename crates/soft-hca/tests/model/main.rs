@@ -19,7 +19,7 @@ mod world;
 use proptest::prelude::*;
 
 /// How many sequences are drawn unless the environment says.
-const CASES: u32 = 24;
+const CASES: u32 = 48;
 
 fn config() -> ProptestConfig {
     let asked = std::env::var("PROPTEST_CASES").ok();

@@ -34,6 +34,7 @@ pub(crate) struct Side {
     pub(crate) statuses: [Status; PAIRS],
     /// Period and count of the completion queue's events.
     pub(crate) moderation: (u32, u16),
+    faults: Faults,
     /// Commands until the one that fails.
     pub(crate) doomed: Option<u64>,
     /// Completions that the model has accounted for.
@@ -62,6 +63,7 @@ impl Side {
             models: (0..PAIRS).map(Model::new).collect(),
             statuses: [status; PAIRS],
             moderation: (0, 0),
+            faults: Faults::default(),
             doomed: None,
             completions: 0,
             before,
@@ -84,10 +86,19 @@ impl Side {
         assert_eq!(stats.cq_overruns, 0);
     }
 
-    /// Other faults; they count commands from now on.
+    /// Other faults.
     pub(crate) fn weather(&mut self, faults: Faults) {
         soft_hca::set_faults(&self.client.name, faults).unwrap();
+        self.faults = faults;
         self.doomed = faults.fail_command;
+    }
+
+    /// As before, but of the commands from now on the one with this number fails.
+    pub(crate) fn doom(&mut self, fail_command: Option<u64>) {
+        self.weather(Faults {
+            fail_command,
+            ..self.faults
+        });
     }
 
     /// Takes the link up or down by hand.

@@ -4,7 +4,7 @@ use mlx5gda_sys::cqe::CqeOpcode;
 use mlx5gda_sys::prm::QpState;
 use mlx5gda_sys::wqe::{Post, Wqe};
 
-use crate::action::{Action, Lane, PAIRS, Span, Work};
+use crate::action::{Action, Lane, Order, PAIRS, Span, Work};
 use crate::lane::{BUFFER, DEPTH, Message, SOURCE, source};
 use crate::side::Side;
 
@@ -51,23 +51,33 @@ impl World {
             Action::Settle => self.settle(),
             Action::Weather { side, faults } => self.sides[*side].weather(*faults),
             Action::Unplug { side } => self.sides[*side].plug(false),
-            Action::Reset { pair, psn } => {
-                self.settle();
-                self.reset(*pair, *psn);
+            Action::Orders { fails, order } => {
+                if matches!(order, Order::Reset { .. } | Order::Fail { .. }) {
+                    self.settle();
+                }
+                for (side, fails) in self.sides.iter_mut().zip(fails) {
+                    side.doom(*fails);
+                }
+                self.order(order);
             }
-            Action::Fail { lane, posts } => {
-                self.settle();
-                self.fail(*lane, *posts);
+        }
+    }
+
+    fn order(&mut self, order: &Order) {
+        match *order {
+            Order::Reset { pair, psn } => self.reset(pair, psn),
+            Order::Fail { lane, posts } => {
+                self.fail(lane, posts);
                 self.reset(lane.pair, 7);
             }
-            Action::Illegal { lane } => self.illegal(*lane),
-            Action::Patience { lane, min_rnr_nak } => self.patience(*lane, *min_rnr_nak),
-            Action::Moderate {
+            Order::Illegal { lane } => self.illegal(lane),
+            Order::Patience { lane, min_rnr_nak } => self.patience(lane, min_rnr_nak),
+            Order::Moderate {
                 side,
                 period,
                 count,
-            } => self.sides[*side].moderate(*period, *count),
-            Action::Churn { side, count } => self.sides[*side].churn(*count),
+            } => self.sides[side].moderate(period, count),
+            Order::Churn { side, count } => self.sides[side].churn(count),
         }
     }
 
