@@ -73,6 +73,9 @@ fn optional(qp: &mut Qp, qpc: &Qpc, mask: u32) {
     }
     if mask & opt_param::RNR_TIMEOUT != 0 {
         take(qp.qpc.set_min_rnr_nak(qpc.min_rnr_nak()));
+        if let Some(responder) = &mut qp.responder {
+            responder.set_min_rnr_nak(qpc.min_rnr_nak() as u8);
+        }
     }
 }
 

@@ -88,6 +88,11 @@ impl Responder {
         }
     }
 
+    /// Asks for another RNR delay from now on.
+    pub const fn set_min_rnr_nak(&mut self, encoded: u8) {
+        self.config.min_rnr_nak = encoded;
+    }
+
     /// Whether a request was refused for good: the queue pair is in error.
     pub const fn failed(&self) -> bool {
         self.failed.is_some()

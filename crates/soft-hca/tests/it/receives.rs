@@ -1,10 +1,10 @@
 //! Receive queues: SEND, WRITE with immediate, what happens without a buffer
 //! and with one that is too short.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mlx5gda_sys::cqe::{CqeOpcode, Syndrome};
-use mlx5gda_sys::prm::Mtu;
+use mlx5gda_sys::prm::{Init2RtrQpIn, Mtu, Rts2RtsQpIn, opt_param};
 use mlx5gda_sys::wqe::{DataPtr, Remote, Wqe};
 use soft_hca::Config;
 
@@ -122,6 +122,36 @@ fn a_sender_waits_for_a_buffer() {
     assert_eq!(cqe.byte_cnt(), 2500);
     assert_eq!(mail.b.load(0, 2500), [5; 2500]);
     assert_eq!(mail.a.next(&mut mail.cq_a).opcode(), Ok(CqeOpcode::Req));
+}
+
+#[test]
+fn a_connected_receiver_asks_for_another_delay() {
+    let mut mail = Mail::new();
+    let end = mail.a.end(&mail.qp_a, 1, Mtu::Bytes1024);
+    mail.b.reset(&mut mail.qp_b);
+    mail.b.rst2init(&mail.qp_b).unwrap();
+    let mut input = Init2RtrQpIn::new();
+    mail.b.fill_rtr(&mut input, &mail.qp_b, &end);
+    // 0.01 ms.
+    input.qpc.set_min_rnr_nak(1).unwrap();
+    mail.b.modify(mail.qp_b.object, input).unwrap();
+    mail.b.rtr2rts(&mail.qp_b, 2, 7).unwrap();
+    let mut change = Rts2RtsQpIn::new();
+    change.set_qpn(mail.qp_b.number).unwrap();
+    change.set_opt_param_mask(opt_param::RNR_TIMEOUT);
+    // 491.52 ms.
+    change.qpc.set_min_rnr_nak(31).unwrap();
+    mail.b.modify(mail.qp_b.object, change).unwrap();
+    let started = Instant::now();
+    mail.send(&[5; 8], None);
+    let until = started + Duration::from_secs(10);
+    while soft_hca::stats(&mail.b.name).unwrap().packets_out == 0 {
+        assert!(Instant::now() < until, "no answer");
+    }
+    let buffer = mail.buffer(0, 8);
+    mail.b.post_receive(&mail.qp_b, 0, &[buffer]);
+    assert_eq!(mail.b.next(&mut mail.cq_b).byte_cnt(), 8);
+    assert!(started.elapsed() >= Duration::from_millis(491));
 }
 
 #[test]
