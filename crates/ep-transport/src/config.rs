@@ -1,10 +1,13 @@
 //! What a rank is told when it is started.
 
+mod nic;
+
 use crate::error::Error;
 use crate::ids::Rank;
-use crate::pci::PciAddress;
 use crate::secret::Secret;
 use std::time::Duration;
+
+pub use nic::{GidChoice, Nic, NicConfig};
 
 /// Most NICs that a rank can have.
 pub(crate) const MAX_NICS: usize = 8;
@@ -17,72 +20,6 @@ pub enum Path {
     Rdma,
     /// The peer's memory mapped into this process; ranks of one host only.
     Window,
-}
-
-/// Which NIC to use for [`Path::Rdma`].
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Nic {
-    /// The software ConnectX, at this IPv4 address of the machine, or at any free
-    /// loopback address.
-    #[cfg(feature = "soft")]
-    Soft {
-        /// The address, or `None` for any.
-        address: Option<std::net::Ipv4Addr>,
-    },
-    /// The software ConnectX with settings of its own: other addresses, InfiniBand,
-    /// faults. The first device of the configuration is used.
-    #[cfg(feature = "soft")]
-    SoftWith {
-        /// What the environment would say otherwise.
-        config: Box<soft_hca::Config>,
-    },
-    /// A device of this machine by its name (`mlx5_0`), or the first one.
-    System {
-        /// The name, or `None` for the first.
-        device: Option<String>,
-        /// Port number, from 1.
-        port: u8,
-    },
-    /// The device of this machine that is nearest to a GPU: the fewest PCI bridges on the
-    /// way, else on the same NUMA node.
-    Nearest {
-        /// Where the GPU is.
-        gpu: PciAddress,
-        /// Port number, from 1.
-        port: u8,
-    },
-}
-
-impl Nic {
-    /// The `count` devices of this machine that are nearest to a GPU, for
-    /// [`GroupConfig::nics`]: by distance as [`Nic::Nearest`], of several that are as near
-    /// by name. On each the port with this number, from 1.
-    ///
-    /// # Errors
-    /// There is no such GPU, or there are fewer devices.
-    pub fn nearest(gpu: PciAddress, port: u8, count: usize) -> Result<Vec<Self>, Error> {
-        let names = crate::verbs::nearest_nics(std::path::Path::new("/sys"), gpu, count)?;
-        let system = |name| Self::System {
-            device: Some(name),
-            port,
-        };
-        Ok(names.into_iter().map(system).collect())
-    }
-}
-
-/// Which entry of the port's GID table is this rank's address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum GidChoice {
-    /// RoCE v2 with an IPv4 address, else RoCE v2 with an IPv6 address, link-local ones
-    /// last; on InfiniBand the first entry.
-    #[default]
-    Automatic,
-    /// The entry with this index.
-    Index(u8),
-    /// The entry with this address (on Ethernet its RoCE v2 one).
-    Address(std::net::IpAddr),
 }
 
 /// The longest time that a setting may have: a week.
@@ -113,9 +50,7 @@ pub struct GroupConfig {
     /// those of the peers that it meets.
     ///
     /// [`lanes`]: GroupConfig::lanes
-    pub nics: Vec<Nic>,
-    /// The address at each NIC's port; by address only with one NIC.
-    pub gid: GidChoice,
+    pub nics: Vec<NicConfig>,
     /// InfiniBand: packets carry a global route header even within a subnet. Between
     /// subnets, and where the subnet asks for it, they do anyway. The same on all ranks.
     pub global_route: bool,
@@ -163,13 +98,15 @@ impl GroupConfig {
             common: String::new(),
             path: Path::Rdma,
             #[cfg(feature = "soft")]
-            nics: vec![Nic::Soft { address: None }],
+            nics: vec![Nic::Soft { address: None }.into()],
             #[cfg(not(feature = "soft"))]
-            nics: vec![Nic::System {
-                device: None,
-                port: 1,
-            }],
-            gid: GidChoice::Automatic,
+            nics: vec![
+                Nic::System {
+                    device: None,
+                    port: 1,
+                }
+                .into(),
+            ],
             global_route: false,
             lanes: 2,
             queue_depth: 64,
@@ -220,13 +157,6 @@ impl GroupConfig {
         range("lanes", self.lanes.into(), 1, 16)?;
         let most_nics = (MAX_NICS as u64).min(self.lanes.into());
         range("number of NICs", self.nics.len() as u64, 1, most_nics)?;
-        if let (GidChoice::Address(address), 2..) = (self.gid, self.nics.len()) {
-            return Err(Error::Config {
-                what: "gid",
-                value: format!("address {address} for {} NICs", self.nics.len()),
-                limit: "an index, or automatic, for more than one".into(),
-            });
-        }
         range("queue_depth", self.queue_depth.into(), 8, 32_768)?;
         range("admission_lead", self.admission_lead, 1, 1 << 40)?;
         for (what, time, least) in [

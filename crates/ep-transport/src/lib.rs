@@ -29,7 +29,7 @@ pub mod store;
 mod verbs;
 mod window;
 
-pub use config::{GidChoice, GroupConfig, Nic, Path};
+pub use config::{GidChoice, GroupConfig, Nic, NicConfig, Path};
 pub use control::{Control, Participation};
 pub use error::Error;
 pub use events::{LossKind, MemberEvent, monotonic_us};

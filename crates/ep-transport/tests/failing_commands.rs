@@ -20,9 +20,12 @@ fn open(rank: u32, faults: Faults, store: &MemStore) -> Result<Group, Error> {
         ..Config::default()
     };
     let config = GroupConfig {
-        nics: vec![Nic::SoftWith {
-            config: Box::new(nic),
-        }],
+        nics: vec![
+            Nic::SoftWith {
+                config: Box::new(nic),
+            }
+            .into(),
+        ],
         queue_depth: 16,
         ..GroupConfig::new(Rank(rank), 3)
     };

@@ -271,7 +271,7 @@ fn a_newcomer_warms_up_alone_and_is_counted_from_the_agreed_epoch() {
 fn ranks_with_different_numbers_of_nics_form_a_group_and_may_come_back_with_another() {
     let store = MemStore::new();
     let with = |rank, nics| GroupConfig {
-        nics: vec![ep_transport::Nic::Soft { address: None }; nics],
+        nics: vec![ep_transport::Nic::Soft { address: None }.into(); nics],
         lanes: 4,
         ..config(rank, 2, Path::Rdma)
     };

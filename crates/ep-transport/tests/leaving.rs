@@ -26,9 +26,12 @@ fn pair(delay: Duration) -> [Group; 2] {
             ..Config::default()
         };
         let config = GroupConfig {
-            nics: vec![Nic::SoftWith {
-                config: Box::new(nic),
-            }],
+            nics: vec![
+                Nic::SoftWith {
+                    config: Box::new(nic),
+                }
+                .into(),
+            ],
             ..GroupConfig::new(Rank(rank), 2)
         };
         let mut group = Group::open(&config, REGION, Arc::new(store.clone())).unwrap();

@@ -5,7 +5,7 @@ use super::moe::workload::Shape;
 use anyhow::{Context, ensure};
 use clap::Parser;
 use ep_buffer::Config;
-use ep_transport::{GroupConfig, Nic, Path, Rank};
+use ep_transport::{GroupConfig, NicConfig, Path, Rank};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -70,10 +70,11 @@ pub(crate) struct Args {
     /// How bytes get to the other ranks.
     #[arg(long, value_enum, default_value_t = DataPath::Rdma)]
     pub(crate) path: DataPath,
-    /// NICs of this machine, such as mlx5_0, in place of the software one; several are
+    /// NICs of this machine in place of the software one, each DEVICE[:PORT][@GID] with
+    /// an index or an IP address as GID, such as mlx5_0 or mlx5_1:2@10.0.0.1; several are
     /// separated by commas, and the queue pairs to each peer are spread over them.
     #[arg(long, value_delimiter = ',')]
-    pub(crate) device: Vec<String>,
+    pub(crate) device: Vec<NicConfig>,
     /// Queue pairs to each peer.
     #[arg(long, default_value_t = 2)]
     pub(crate) lanes: u32,
@@ -152,11 +153,7 @@ impl Args {
             DataPath::Window => Path::Window,
         };
         if !self.device.is_empty() {
-            let system = |name: &String| Nic::System {
-                device: Some(name.clone()),
-                port: 1,
-            };
-            group.nics = self.device.iter().map(system).collect();
+            group.nics = self.device.clone();
         }
         if let Some(file) = &self.secret_file {
             group.secret = Some(super::rendezvous::secret(file)?);

@@ -65,7 +65,7 @@ pub enum VerbsError {
         state: u32,
     },
     /// The port has no such address.
-    #[error("port {port} of {device} has no {wanted} among the {entries} entries of its GID table")]
+    #[error("port {port} of {device} has no {wanted}; it has: {found}")]
     NoGid {
         /// Device name.
         device: String,
@@ -73,8 +73,8 @@ pub enum VerbsError {
         port: u8,
         /// What was looked for.
         wanted: String,
-        /// Size of its GID table.
-        entries: i32,
+        /// What its GID table has, by index.
+        found: String,
     },
     /// A library call failed.
     #[error("{call} for {object} failed")]

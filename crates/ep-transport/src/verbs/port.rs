@@ -16,6 +16,8 @@ const ROCE_V2: u32 = 2;
 const GRH_REQUIRED: u8 = 1;
 /// Entries of a GID table that an address path can name.
 const MAX_ENTRIES: i32 = 256;
+/// Entries that an error lists.
+const MAX_LISTED: usize = 16;
 
 /// What connecting needs to know about a port.
 #[derive(Clone, Debug, Default)]
@@ -71,7 +73,7 @@ impl Port {
                 GidChoice::Index(index) => format!("usable GID with index {index}"),
                 GidChoice::Address(address) => format!("usable GID with address {address}"),
             },
-            entries: attributes.gid_tbl_len,
+            found: listed(&entries, ethernet),
         })?;
         Ok(Self {
             number,
@@ -162,6 +164,26 @@ fn pick(table: &[Entry], ethernet: bool, choice: GidChoice) -> Option<Entry> {
     usable.find(|entry| entry.address() == wanted).copied()
 }
 
+/// What a GID table has, for whoever asked for something else.
+fn listed(table: &[Entry], ethernet: bool) -> String {
+    let version = |entry: &Entry| match entry.roce_v2 {
+        _ if !ethernet => "",
+        true => " (RoCE v2)",
+        false => " (RoCE v1)",
+    };
+    let named = table.iter().take(MAX_LISTED).map(|entry| {
+        let address = entry.address().to_canonical();
+        format!("{} {address}{}", entry.index, version(entry))
+    });
+    let mut names: Vec<String> = named.collect();
+    match table.len().saturating_sub(MAX_LISTED) {
+        0 if names.is_empty() => names.push("none".into()),
+        0 => {}
+        more => names.push(format!("{more} more")),
+    }
+    names.join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,5 +239,20 @@ mod tests {
         assert_eq!(first.index, 0);
         let second = pick(&all, false, GidChoice::Address("fe80::2".parse().unwrap()));
         assert_eq!(second.unwrap().index, 2);
+    }
+
+    #[test]
+    fn a_table_is_listed_by_index_up_to_a_length() {
+        let some = roce(&["fd00::1", "::ffff:10.0.0.1"]);
+        assert_eq!(
+            listed(&some[1..], true),
+            "1 fd00::1 (RoCE v2), 2 10.0.0.1 (RoCE v1), 3 10.0.0.1 (RoCE v2)"
+        );
+        assert_eq!(listed(&some[..1], false), "0 fd00::1");
+        assert_eq!(listed(&[], true), "none");
+        let many = roce(&["fd00::1"; 9]);
+        let text = listed(&many, true);
+        assert!(text.ends_with("15 fd00::1 (RoCE v2), 2 more"), "{text}");
+        assert!(!listed(&many[..16], true).contains("more"));
     }
 }

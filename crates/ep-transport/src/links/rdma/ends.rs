@@ -5,7 +5,7 @@ mod nics;
 mod old_lives;
 mod paths;
 
-use crate::config::{GroupConfig, Nic};
+use crate::config::{GroupConfig, Nic, NicConfig};
 use crate::error::Error;
 use crate::fabric::PeerFault;
 use crate::ids::{Half, Incarnation, Rank};
@@ -39,10 +39,9 @@ fn at(address: [u8; 4]) -> Config {
     }
 }
 
-fn soft(config: Config) -> Nic {
-    Nic::SoftWith {
-        config: Box::new(config),
-    }
+fn soft(config: Config) -> NicConfig {
+    let config = Box::new(config);
+    Nic::SoftWith { config }.into()
 }
 
 fn settings(rank: u32, nic: Config) -> GroupConfig {

@@ -249,7 +249,7 @@ impl RdmaResources {
 fn open_all(config: &GroupConfig) -> Result<Vec<Arc<Device>>, Error> {
     let mut devices: Vec<Arc<Device>> = Vec::new();
     for nic in &config.nics {
-        let device = Device::open(nic, config.gid)?;
+        let device = Device::open(&nic.nic, nic.gid)?;
         let place = |device: &Device| (device.name().to_owned(), device.port().number);
         let (name, port) = place(&device);
         if devices

@@ -2,6 +2,7 @@
 
 use super::{End, REGION, at, eventually, join, open, settings, soft};
 use crate::config::{GidChoice, GroupConfig};
+use crate::error::Chain;
 use crate::ids::Half;
 use crate::links::QueuePairReport;
 use soft_hca::Config;
@@ -139,21 +140,19 @@ fn the_same_nic_twice_is_named() {
 
 #[test]
 fn there_are_one_to_eight_nics_and_no_more_than_queue_pairs() {
-    let checked = |nics, lanes, gid| {
+    let checked = |nics, lanes| {
         let config = GroupConfig {
             lanes,
-            gid,
             ..several(0, vec![Config::default(); nics])
         };
         config.check().map_err(|error| error.to_string())
     };
-    let checked_with = |nics, lanes| checked(nics, lanes, GidChoice::Automatic);
     for (nics, lanes) in [(1, 1), (4, 4), (8, 8), (8, 16)] {
-        assert_eq!(checked_with(nics, lanes), Ok(()));
+        assert_eq!(checked(nics, lanes), Ok(()));
     }
     let refused: BTreeSet<String> = [(0, 4), (5, 4), (9, 16)]
         .into_iter()
-        .map(|(nics, lanes)| checked_with(nics, lanes).unwrap_err())
+        .map(|(nics, lanes)| checked(nics, lanes).unwrap_err())
         .collect();
     let expected = [
         "number of NICs is 0, but must be between 1 and 4",
@@ -161,9 +160,63 @@ fn there_are_one_to_eight_nics_and_no_more_than_queue_pairs() {
         "number of NICs is 9, but must be between 1 and 8",
     ];
     assert_eq!(refused, expected.map(str::to_owned).into());
-    // One address is not at two NICs.
-    let address = GidChoice::Address("127.77.16.9".parse::<IpAddr>().unwrap());
-    assert_eq!(checked(1, 4, address), Ok(()));
-    let error = checked(2, 4, address).unwrap_err();
-    assert!(error.starts_with("gid is address 127.77.16.9"), "{error}");
+}
+
+/// One NIC with an IPv4 address and one with an IPv6 address.
+fn mixed(rank: u32, v4: [u8; 4], gids: [GidChoice; 2]) -> GroupConfig {
+    let v6 = Config {
+        addresses: vec![Ipv6Addr::LOCALHOST.into()],
+        ..Config::default()
+    };
+    let mut settings = several(rank, vec![at(v4), v6]);
+    for (nic, gid) in settings.nics.iter_mut().zip(gids) {
+        nic.gid = gid;
+    }
+    settings
+}
+
+fn address(text: &str) -> GidChoice {
+    GidChoice::Address(text.parse::<IpAddr>().unwrap())
+}
+
+#[test]
+fn each_nic_has_an_address_of_its_own_choice() {
+    let a = mixed(
+        0,
+        [127, 77, 18, 1],
+        [address("127.77.18.1"), address("::1")],
+    );
+    let b = mixed(
+        1,
+        [127, 77, 18, 2],
+        [GidChoice::Index(1), GidChoice::Automatic],
+    );
+    let [a, b] = [a, b].map(|settings| open(&settings).unwrap());
+    for (end, v4) in [(&a, "::ffff:127.77.18.1"), (&b, "::ffff:127.77.18.2")] {
+        let gids = end.links.nics().into_iter().map(|nic| nic.port.gid);
+        let gids: Vec<String> = gids.map(|gid| Ipv6Addr::from(gid).to_string()).collect();
+        assert_eq!(gids, [v4, "::1"]);
+    }
+    join(&a, &b).unwrap();
+    over_every_lane(&a, &b, 9);
+    over_every_lane(&b, &a, 10);
+}
+
+#[test]
+fn an_address_that_is_at_the_other_nic_is_named_with_those_that_are_there() {
+    let told = |gids| {
+        let error = open(&mixed(0, [127, 77, 19, 1], gids)).err().unwrap();
+        Chain(&error).to_string()
+    };
+    let v4_at_both = told([address("127.77.19.1"); 2]);
+    let expected = "has no usable GID with address 127.77.19.1; \
+                    it has: 0 ::1 (RoCE v1), 1 ::1 (RoCE v2)";
+    assert!(v4_at_both.ends_with(expected), "{v4_at_both}");
+    let v6_at_both = told([address("::1"); 2]);
+    let expected = "has no usable GID with address ::1; \
+                    it has: 0 127.77.19.1 (RoCE v1), 1 127.77.19.1 (RoCE v2)";
+    assert!(v6_at_both.ends_with(expected), "{v6_at_both}");
+    // Each names the NIC that lacks it.
+    let named = |text: &str| text.split(" has no ").next().unwrap().to_owned();
+    assert_ne!(named(&v4_at_both), named(&v6_at_both));
 }

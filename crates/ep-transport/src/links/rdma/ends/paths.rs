@@ -1,8 +1,8 @@
 //! Ports of each kind.
 
 use super::super::flow;
-use super::{End, TARGET, at, eventually, exchange, join, open, settings};
-use crate::config::{GidChoice, GroupConfig};
+use super::{End, TARGET, at, eventually, exchange, join, open, settings, soft};
+use crate::config::{GidChoice, GroupConfig, NicConfig};
 use crate::error::Chain;
 use crate::ids::Half;
 use mlx5gda_sys::prm::Mtu;
@@ -92,8 +92,11 @@ fn the_smaller_mtu_of_both_ports_is_used() {
 #[test]
 fn the_address_asked_for_is_used_or_named_as_missing() {
     let with = |gid| GroupConfig {
-        gid,
-        ..settings(0, at([127, 77, 8, 1]))
+        nics: vec![NicConfig {
+            gid,
+            ..soft(at([127, 77, 8, 1]))
+        }],
+        ..settings(0, Config::default())
     };
     let address = |text: &str| GidChoice::Address(text.parse::<IpAddr>().unwrap());
     for good in [GidChoice::Index(1), address("127.77.8.1")] {
@@ -107,7 +110,8 @@ fn the_address_asked_for_is_used_or_named_as_missing() {
     let text = told(address("10.0.0.1"));
     assert!(
         text.ends_with(
-            "has no usable GID with address 10.0.0.1 among the 2 entries of its GID table"
+            "has no usable GID with address 10.0.0.1; \
+             it has: 0 127.77.8.1 (RoCE v1), 1 127.77.8.1 (RoCE v2)"
         ),
         "{text}"
     );
