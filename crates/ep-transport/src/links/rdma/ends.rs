@@ -4,6 +4,7 @@ mod failures;
 mod nics;
 mod old_lives;
 mod paths;
+mod wire;
 
 use crate::config::{GroupConfig, Nic, NicConfig};
 use crate::error::Error;

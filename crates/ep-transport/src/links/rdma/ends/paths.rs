@@ -1,19 +1,11 @@
 //! Ports of each kind.
 
-use super::super::flow;
-use super::{End, TARGET, at, eventually, exchange, join, open, settings, soft};
+use super::{End, at, exchange, join, open, settings, soft};
 use crate::config::{GidChoice, GroupConfig, NicConfig};
 use crate::error::Chain;
-use crate::ids::Half;
 use mlx5gda_sys::prm::Mtu;
-use rustix::fd::OwnedFd;
-use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SocketFlags, SocketType, bind, ipproto, recv, socket_with,
-};
 use soft_hca::{Config, DropReason, LinkLayer};
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr};
 
 fn both_ways(a: &End, b: &End) {
     join(a, b).unwrap();
@@ -129,56 +121,4 @@ fn the_mac_address_is_the_drivers() {
     assert_eq!(mac[0] & 3, 2, "{mac:?}");
     let other = domain.resolve_mac(gid("::ffff:127.77.9.3")).unwrap();
     assert_ne!(mac, other);
-}
-
-/// What UDP brings to an address, IP headers included. `None` without the privilege.
-fn capture(address: Ipv4Addr) -> Option<OwnedFd> {
-    let (family, flags) = (AddressFamily::INET, SocketFlags::NONBLOCK);
-    let socket = match socket_with(family, SocketType::RAW, flags, Some(ipproto::UDP)) {
-        Err(Errno::PERM | Errno::ACCESS) => return None,
-        other => other.unwrap(),
-    };
-    bind(&socket, &SocketAddrV4::new(address, 0)).unwrap();
-    Some(socket)
-}
-
-/// Type of service and UDP source port of what has come from `source` since.
-fn seen(socket: &OwnedFd, source: Ipv4Addr) -> BTreeSet<(u8, u16)> {
-    let mut seen = BTreeSet::new();
-    let mut packet = vec![0; 65536];
-    while let Ok((_, len)) = recv(socket, &mut packet[..], RecvFlags::empty()) {
-        // The header's length is counted in words (RFC 791); ports come behind it.
-        let udp = usize::from(packet[0] & 15) * 4;
-        if len >= udp + 8 && packet[12..16] == source.octets() {
-            let port = u16::from_be_bytes([packet[udp], packet[udp + 1]]);
-            seen.insert((packet[1], port));
-        }
-    }
-    seen
-}
-
-#[test]
-fn the_traffic_class_and_a_source_port_for_each_queue_pair_are_on_the_wire() {
-    let class = 0x68;
-    let with = |rank, nic| GroupConfig {
-        traffic_class: class,
-        ..settings(rank, nic)
-    };
-    let places = [[127, 77, 10, 1], [127, 77, 10, 2]];
-    let a = open(&with(0, at(places[0]))).unwrap();
-    let b = open(&with(1, at(places[1]))).unwrap();
-    join(&a, &b).unwrap();
-    let [own, theirs] = places.map(Ipv4Addr::from);
-    let Some(socket) = capture(theirs) else {
-        eprintln!("skipped: no privilege to open a raw socket");
-        return;
-    };
-    exchange(&a, &b, 23);
-    let port = |lane| 0xc000 | flow(a.rank, b.rank, lane);
-    // `exchange` uses the second queue pair only.
-    assert_eq!(seen(&socket, own), BTreeSet::from([(class, port(1))]));
-    a.links.signal(b.rank, 0, TARGET, 24).unwrap();
-    a.links.ring(b.rank, Half::Even).unwrap();
-    eventually("completion", || a.done(b.rank).unwrap());
-    assert_eq!(seen(&socket, own), BTreeSet::from([(class, port(0))]));
 }
