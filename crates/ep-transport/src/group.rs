@@ -180,11 +180,12 @@ impl Group {
     }
 
     /// Leaves on purpose: waits up to 2 seconds until the others have what was written to
-    /// them, then tells them, and they mask this rank at once. Who is masked is not waited for.
+    /// them, then tells them, and they mask this rank at once. Who is masked, before or
+    /// meanwhile, is not waited for.
     ///
     /// # Errors
-    /// The store is away, or not all of what was last written was acknowledged; the group
-    /// is left all the same.
+    /// The store is away, or not all of what was last written to those who count was
+    /// acknowledged; the group is left all the same.
     pub fn leave(self) -> Result<(), Error> {
         let delivered = self.deliver(LAST_WRITES);
         self.membership.say_goodbye()?;
@@ -209,13 +210,20 @@ impl Group {
                     }
                 }
             }
-            if pending.is_empty() && failed.is_empty() {
+            // Some may have been masked since they were looked at.
+            self.control.active(self.control.next_epoch(), &mut active);
+            pending.retain(|peer| active.contains(*peer));
+            let lost: Vec<Rank> = failed
+                .iter()
+                .filter(|peer| active.contains(*peer))
+                .collect();
+            if pending.is_empty() && lost.is_empty() {
                 return Ok(());
             }
             // Nothing completes any more where a connection has failed.
             if pending.is_empty() || Instant::now() >= deadline {
-                let lost = pending.into_iter().chain(failed.iter());
-                let names: Vec<String> = lost.map(|rank| rank.to_string()).collect();
+                let names = pending.into_iter().chain(lost);
+                let names: Vec<String> = names.map(|rank| rank.to_string()).collect();
                 return Err(Error::NotDelivered {
                     rank: self.membership.rank(),
                     limit,

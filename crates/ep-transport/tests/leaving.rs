@@ -13,10 +13,12 @@ const REGION: u64 = 1 << 20;
 const BLOCK: u64 = 300_000;
 const SIGNAL: u64 = REGION - 8;
 
-/// Two ranks; what the second one sends is under way for `delay`.
-fn pair(delay: Duration) -> [Group; 2] {
+/// A group of so many ranks; what each sends is under way for so long. A connection fails
+/// when 0.54 s have passed once more than it is retried.
+fn form<const N: usize>(delays: [Duration; N], retry_count: u8) -> [Group; N] {
     let store = MemStore::default();
-    let open = |rank, delay| {
+    let mut ranks = (0..).map(Rank);
+    let open = |delay| {
         let faults = Faults {
             delay,
             ..Faults::default()
@@ -32,24 +34,35 @@ fn pair(delay: Duration) -> [Group; 2] {
                 }
                 .into(),
             ],
-            ..GroupConfig::new(Rank(rank), 2)
+            ack_timeout: 17,
+            retry_count,
+            ..GroupConfig::new(ranks.next().unwrap(), N as u32)
         };
         let mut group = Group::open(&config, REGION, Arc::new(store.clone())).unwrap();
         group.announce().unwrap();
         group
     };
-    [open(0, Duration::ZERO), open(1, delay)].map(|mut group| {
+    delays.map(open).map(|mut group| {
         group.wait_admitted(PATIENCE).unwrap();
         group
     })
 }
 
-fn write(from: &mut Group, value: u64) {
+/// Two ranks; what the second one sends is under way for `delay`.
+fn pair(delay: Duration) -> [Group; 2] {
+    form([Duration::ZERO, delay], 7)
+}
+
+fn write_to(to: u32, from: &mut Group, value: u64) {
     from.region()
         .write(0, &[value as u8; BLOCK as usize])
         .unwrap();
-    from.write(Rank(0), 0, 0, 0, BLOCK).unwrap();
-    from.signal(Rank(0), 0, SIGNAL, value).unwrap();
+    from.write(Rank(to), 0, 0, 0, BLOCK).unwrap();
+    from.signal(Rank(to), 0, SIGNAL, value).unwrap();
+}
+
+fn write(from: &mut Group, value: u64) {
+    write_to(0, from, value);
 }
 
 #[test]
@@ -98,4 +111,42 @@ fn what_does_not_arrive_is_told_in_time() {
     assert!(matches!(error, Error::NotDelivered { .. }), "{error}");
     assert!(error.to_string().contains("rank 0"), "{error}");
     assert_eq!(stays.region().load_acquire(SIGNAL).unwrap(), 0);
+}
+
+/// Three ranks. The first one's acknowledgements never come, so that the last one's
+/// connection to it has failed; those of the second one take their time.
+fn with_a_failed_connection() -> [Group; 3] {
+    let never = Duration::from_secs(60);
+    let delays = [never, Duration::from_millis(600), Duration::ZERO];
+    let [first, second, mut leaves] = form(delays, 2);
+    write_to(0, &mut leaves, 10);
+    leaves.ring(Rank(0), Half::Even).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while leaves.reusable(Rank(0), Half::Even).is_ok() {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    write_to(1, &mut leaves, 11);
+    [first, second, leaves]
+}
+
+#[test]
+fn a_connection_that_has_failed_is_told_once_the_others_have_what_is_theirs() {
+    let [_first, second, leaves] = with_a_failed_connection();
+    let error = leaves.leave().unwrap_err().to_string();
+    assert!(error.ends_with("to rank 0 may be lost"), "{error}");
+    assert_eq!(second.region().load_acquire(SIGNAL).unwrap(), 11);
+}
+
+#[test]
+fn who_goes_while_others_are_waited_for_is_not_named() {
+    let [first, second, leaves] = with_a_failed_connection();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(first);
+        });
+        leaves.leave().unwrap();
+    });
+    assert_eq!(second.region().load_acquire(SIGNAL).unwrap(), 11);
 }
