@@ -5,6 +5,7 @@ use ep_transport::store::{
     Changes, Entry, LeaseId, MemStore, Rendezvous, Revision, StoreError, Swap,
 };
 use ep_transport::{Group, GroupConfig, LossKind, MemberEvent, Path, Rank};
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -19,6 +20,10 @@ struct Held {
     reading: Arc<Mutex<()>>,
     /// Leases are not granted what they ask for.
     no_puts: Arc<AtomicBool>,
+    /// Who waits for changes is told that the connection broke.
+    no_waits: Arc<AtomicBool>,
+    /// The times that a reader was willing to wait for changes of cards of one rank.
+    waits: Arc<Mutex<Vec<Duration>>>,
 }
 
 impl Held {
@@ -63,6 +68,15 @@ impl Rendezvous for Held {
         limit: Duration,
     ) -> Result<Changes, StoreError> {
         drop(self.reading.lock().unwrap());
+        if prefix.contains("/card/") {
+            self.waits.lock().unwrap().push(limit);
+        }
+        if self.no_waits.load(Ordering::Relaxed) && !limit.is_zero() {
+            return Err(StoreError::Connection {
+                address: "here".into(),
+                source: ErrorKind::ConnectionReset.into(),
+            });
+        }
         self.store.changes(prefix, after, limit)
     }
 
@@ -175,4 +189,45 @@ fn who_cannot_say_that_it_comes_keeps_no_lease() {
     // The first lease of a store is its number 1.
     let ended = store.keep_alive(LeaseId(1)).unwrap_err();
     assert!(matches!(ended, StoreError::LeaseEnded { .. }), "{ended}");
+}
+
+/// Has a second life take the rank of a first one, which ends after a while. Returns how
+/// often the second one listed the cards and how often it waited for one to go.
+fn take_over(second: &Held, first_lives: Duration) -> (u64, u64) {
+    let first = Group::open(&config(0, 2), REGION, Arc::new(second.store.clone()));
+    let mut first = first.unwrap();
+    first.announce().unwrap();
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(first_lives);
+            drop(first);
+        });
+        Group::open(&config(0, 2), REGION, Arc::new(second.clone())).unwrap();
+    });
+    assert!(begun.elapsed() >= first_lives);
+    let calls = second.waits.lock().unwrap();
+    let lists = calls.iter().filter(|limit| limit.is_zero()).count() as u64;
+    let longest = calls.iter().max().unwrap();
+    assert!(*longest <= Duration::from_secs(1), "{longest:?}");
+    (lists, calls.len() as u64 - lists)
+}
+
+#[test]
+fn who_takes_a_rank_over_waits_in_one_call() {
+    let begun = Instant::now();
+    let (lists, waits) = take_over(&Held::default(), Duration::from_millis(400));
+    // One for each second on a machine that stands still.
+    assert!((1..=1 + begun.elapsed().as_secs()).contains(&waits));
+    assert_eq!(lists, waits + 1);
+}
+
+#[test]
+fn who_cannot_wait_at_the_store_still_takes_the_rank_over() {
+    let store = Held::default();
+    store.no_waits.store(true, Ordering::Relaxed);
+    let (lists, waits) = take_over(&store, Duration::from_millis(400));
+    // With pauses in between.
+    assert!((2..=40).contains(&waits), "{waits}");
+    assert_eq!(lists, waits + 1);
 }

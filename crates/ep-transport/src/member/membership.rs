@@ -9,7 +9,7 @@ use super::records::{Card, Records};
 use super::status::{SharedStatus, Status};
 use crate::config::GroupConfig;
 use crate::control::Admission;
-use crate::error::Error;
+use crate::error::{Chain, Error};
 use crate::events::MemberEvent;
 use crate::ids::{Epoch, Incarnation, Rank};
 use crate::store::{Rendezvous, Revision, Swap};
@@ -19,8 +19,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often the card of a last life is looked for.
-const TAKE_OVER_PERIOD: Duration = Duration::from_millis(50);
+/// How long one wait for the card of a last life to go lasts: others may wait for theirs
+/// on the same connection.
+const TAKE_OVER_WAIT: Duration = Duration::from_secs(1);
+/// The pause after a wait that was in vain.
+const TAKE_OVER_PAUSE: Duration = Duration::from_millis(20);
 
 /// A rank that this process has taken, before anybody hears of it.
 pub(crate) struct Place {
@@ -276,26 +279,7 @@ fn take_over(
     store: &dyn Rendezvous,
 ) -> Result<Incarnation, Error> {
     let rank = config.rank;
-    let cards = keys::cards(prefix, rank);
-    let deadline = crate::clock::deadline(config.take_over_time_out);
-    while let Some(held) = store
-        .changes(&cards, Revision(0), Duration::ZERO)?
-        .changes
-        .pop()
-    {
-        if Instant::now() >= deadline {
-            let life = held
-                .key
-                .strip_prefix(&cards)
-                .and_then(|life| life.parse().ok());
-            return Err(Error::RankTaken {
-                rank,
-                incarnation: Incarnation(life.unwrap_or(0)),
-                limit: config.take_over_time_out,
-            });
-        }
-        std::thread::sleep(TAKE_OVER_PERIOD);
-    }
+    wait_until_free(config, &keys::cards(prefix, rank), store)?;
     let key = keys::incarnation(prefix, rank);
     let mut held = store.get(&key)?;
     loop {
@@ -309,6 +293,37 @@ fn take_over(
             Swap::Won(_) => return Ok(next),
             // Another process wants the same rank now; each gets a life of its own.
             Swap::Lost(now) => held = now,
+        }
+    }
+}
+
+/// Waits until no card of this rank is left under `cards`.
+fn wait_until_free(config: &GroupConfig, cards: &str, store: &dyn Rendezvous) -> Result<(), Error> {
+    let deadline = crate::clock::deadline(config.take_over_time_out);
+    loop {
+        // Each time what is there: a store need not say for ever what has gone.
+        let mut there = store.changes(cards, Revision(0), Duration::ZERO)?;
+        let Some(held) = there.changes.pop() else {
+            return Ok(());
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let life = held.key.strip_prefix(cards);
+            return Err(Error::RankTaken {
+                rank: config.rank,
+                incarnation: Incarnation(life.and_then(|life| life.parse().ok()).unwrap_or(0)),
+                limit: config.take_over_time_out,
+            });
+        }
+        match store.changes(cards, there.revision, left.min(TAKE_OVER_WAIT)) {
+            Ok(news) if !news.changes.is_empty() => {}
+            // Whether the store is away, the list will tell.
+            waited => {
+                if let Err(error) = waited {
+                    tracing::debug!(rank = config.rank.0, error = %Chain(&error), "wait cut short");
+                }
+                std::thread::sleep(TAKE_OVER_PAUSE);
+            }
         }
     }
 }
