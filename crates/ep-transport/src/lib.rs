@@ -26,6 +26,8 @@ mod pci;
 pub mod region;
 mod secret;
 pub mod store;
+#[doc(hidden)]
+pub mod typestate;
 mod verbs;
 mod window;
 

@@ -25,7 +25,8 @@ pub struct QueuePairReport {
     pub nic: u32,
     /// Its number with that NIC, the same for the life of the group.
     pub qpn: u32,
-    /// Its state (`RESET`, `INIT`, `RTR`, `RTS`, `ERR`).
+    /// Where commands have brought it (`RESET`, `INIT`, `RTR`, `RTS`), or `unknown` after
+    /// one was refused, until it is reset.
     pub state: &'static str,
     /// Commands that this queue pair has seen since it was created.
     pub commands: u64,

@@ -8,16 +8,15 @@ use crate::fabric::PeerFault;
 use crate::ids::{Half, Rank};
 use crate::member::records::{Card, QpOffer};
 use crate::region::{Region, RegionError};
-use crate::verbs::{PostError, QueuePair, RemoteEnd, SendQueue, state_name};
-use mlx5gda_sys::prm::QpState;
-use mlx5gda_sys::wqe::{DataPtr, Remote};
+use crate::verbs::{AnyQueuePair, Init, PostError, RemoteEnd, SendQueue, Target};
+use mlx5gda_sys::wqe::DataPtr;
 pub(super) use resources::RdmaResources;
 
 #[derive(Debug)]
 struct Lane {
     // Before the queue pair whose UAR it rings.
     queue: SendQueue,
-    pair: QueuePair,
+    pair: AnyQueuePair,
     /// Address of the ring.
     address: u64,
     /// First PSN of the current life.
@@ -25,8 +24,8 @@ struct Lane {
     /// Which of this rank's NICs it is of, and that NIC's key of the region.
     nic: usize,
     lkey: u32,
-    /// Where the peer's region is; `None` while not connected.
-    remote: Option<Remote>,
+    /// The peer's region; `None` while not connected.
+    target: Option<Target>,
 }
 
 impl Lane {
@@ -63,7 +62,7 @@ impl RdmaLink {
                 lane: index,
                 nic: lane.nic as u32,
                 qpn: lane.pair.number(),
-                state: state_name(lane.pair.state()),
+                state: lane.pair.state().name(),
                 commands: lane.pair.commands(),
             })
             .collect()
@@ -86,11 +85,9 @@ impl RdmaLink {
         self.lanes
             .iter_mut()
             .map(|lane| {
-                if lane.pair.state() != QpState::Rst {
-                    lane.pair.reset()?;
-                }
-                lane.queue.reset()?;
-                lane.pair.init()?;
+                let pair = lane.pair.reset()?;
+                lane.queue.reset(&pair)?;
+                pair.init()?;
                 lane.psn = fresh_psn(lane.psn);
                 Ok(QpOffer {
                     qpn: lane.pair.number(),
@@ -129,6 +126,7 @@ impl RdmaLink {
         }
         // All ways first: to find one may take seconds, or fail.
         let ways = resources.ways(card, self.lanes.len())?;
+        let mut targets = Vec::with_capacity(ways.len());
         let ends = self.lanes.iter_mut().zip(offers).zip(&ways);
         for (((lane, offer), way), index) in ends.zip(0u16..) {
             let port = &way.theirs.port;
@@ -143,21 +141,21 @@ impl RdmaLink {
                 flow: flow(me, rank, index),
             };
             let settings = resources.settings();
-            lane.pair.ready_to_receive(&remote, settings)?;
-            lane.pair.ready_to_send(lane.psn, settings)?;
+            let pair = lane.pair.checked::<Init>()?;
+            let pair = pair.ready_to_receive(&remote, settings)?;
+            let pair = pair.ready_to_send(lane.psn, settings)?;
+            targets.push(pair.target(card.region_address, way.theirs.rkey));
         }
-        for (lane, way) in self.lanes.iter_mut().zip(ways) {
-            lane.remote = Some(Remote {
-                addr: card.region_address,
-                rkey: way.theirs.rkey,
-            });
+        // Only when all are connected.
+        for (lane, target) in self.lanes.iter_mut().zip(targets) {
+            lane.target = Some(target);
         }
         Ok(())
     }
 
     pub(super) fn forget(&mut self) {
         for lane in &mut self.lanes {
-            lane.remote = None;
+            lane.target = None;
         }
     }
 
@@ -168,12 +166,12 @@ impl RdmaLink {
         region: &Region,
         to: u64,
         len: u64,
-    ) -> Result<(u32, Remote), PeerFault> {
+    ) -> Result<(u32, Target), PeerFault> {
         let connected = self
             .lanes
             .get(lane as usize)
-            .and_then(|lane| Some((lane.lkey, lane.remote?)));
-        let (lkey, remote) = connected.ok_or(PeerFault::NotConnected { peer: self.peer })?;
+            .and_then(|lane| Some((lane.lkey, lane.target?)));
+        let (lkey, target) = connected.ok_or(PeerFault::NotConnected { peer: self.peer })?;
         if to.checked_add(len).is_none_or(|end| end > region.len()) {
             return Err(self.range(RegionError::OutOfRange {
                 offset: to,
@@ -181,11 +179,7 @@ impl RdmaLink {
                 bytes: region.len(),
             }));
         }
-        let remote = Remote {
-            addr: remote.addr + to,
-            rkey: remote.rkey,
-        };
-        Ok((lkey, remote))
+        Ok((lkey, target.at(to)))
     }
 
     fn range(&self, source: RegionError) -> PeerFault {
@@ -228,7 +222,7 @@ impl RdmaLink {
         to: u64,
         len: u64,
     ) -> Result<(), PeerFault> {
-        let (lkey, remote) = self.target(lane, region, to, len)?;
+        let (lkey, target) = self.target(lane, region, to, len)?;
         let too_long = || RegionError::OutOfRange {
             offset: from,
             len,
@@ -242,7 +236,7 @@ impl RdmaLink {
             lkey,
             len: u32::try_from(len).map_err(|_| self.range(too_long()))?,
         };
-        self.post(lane, |queue| queue.write(remote, local))
+        self.post(lane, |queue| queue.write(target, local))
     }
 
     pub(super) fn signal(
@@ -252,8 +246,8 @@ impl RdmaLink {
         to: u64,
         value: u64,
     ) -> Result<(), PeerFault> {
-        let (_, remote) = self.target(lane, region, to, 8)?;
-        self.post(lane, |queue| queue.signal(remote, value))
+        let (_, target) = self.target(lane, region, to, 8)?;
+        self.post(lane, |queue| queue.signal(target, value))
     }
 
     pub(super) fn ring(&mut self, half: Half) -> Result<(), PeerFault> {

@@ -7,6 +7,8 @@ use super::port::Port;
 use crate::config::{GidChoice, Nic};
 use crate::region::Region;
 use mlx5gda_sys::ffi;
+#[cfg(all(test, feature = "soft"))]
+use mlx5gda_sys::prm::CommandIn;
 use mlx5gda_sys::prm::{CmdStatus, Layout, Mailbox, OutHeader};
 use mlx5gda_sys::table::FnTable;
 use std::ffi::CStr;
@@ -335,6 +337,24 @@ impl DevxObject {
             io::Error::last_os_error()
         };
         Err(refused(command, name, output, source))
+    }
+
+    /// What the device says of the object.
+    #[cfg(all(test, feature = "soft"))]
+    pub(super) fn query<I: CommandIn>(&self, input: &Mailbox<I>) -> Mailbox<I::Out> {
+        let mut output = Mailbox::<I::Out>::zeroed();
+        // SAFETY: as for `modify`.
+        let status = unsafe {
+            (self.device.table.mlx5dv_devx_obj_query)(
+                self.object.as_ptr(),
+                input.as_ptr(),
+                input.size(),
+                output.as_mut_ptr(),
+                output.size(),
+            )
+        };
+        assert_eq!(status, 0);
+        output
     }
 }
 

@@ -18,7 +18,9 @@ pub(crate) use device::Device;
 pub use gpu::{GpuMemory, GpuRange};
 pub(crate) use nearest::nearest_nics;
 pub(crate) use object::{CompletionQueue, MemoryRegion, ProtectionDomain, Uar, Umem};
-pub(crate) use qp::{PathSettings, QueuePair, RemoteEnd, state_name};
+pub(crate) use qp::AnyQueuePair;
+pub use qp::{Init, PathSettings, QueuePair, ReadyToReceive, ReadyToSend, RemoteEnd, Reset};
+pub use ring::Target;
 pub(crate) use ring::{PostError, QueuePlaces, SendQueue};
 
 use crate::region::RegionError;

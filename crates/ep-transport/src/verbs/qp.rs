@@ -1,14 +1,18 @@
 //! A reliable-connection queue pair with a send queue only, and its life cycle.
 
+mod state;
+
 use super::device::DevxObject;
 use super::object::{CompletionQueue, ProtectionDomain, Uar, Umem};
 use super::ring::QueuePlaces;
 use super::{Device, SendQueue, VerbsError};
 use mlx5gda_sys::prm::{
-    CreateQpIn, CreateQpOut, Init2RtrQpIn, Init2RtrQpOut, Mailbox, Mtu, PmState, Qp2RstIn,
-    Qp2RstOut, QpState, Qpc, RqType, Rst2InitQpIn, Rst2InitQpOut, Rtr2RtsQpIn, Rtr2RtsQpOut,
-    ServiceType,
+    CommandIn, CreateQpIn, CreateQpOut, Init2RtrQpIn, Mailbox, Mtu, PmState, Qp2RstIn, Qpc, RqType,
+    Rst2InitQpIn, Rtr2RtsQpIn, ServiceType,
 };
+pub use state::{Init, ReadyToReceive, ReadyToSend, Reset};
+use state::{Known, Onward, State};
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 /// Largest message: 2^30 bytes.
@@ -20,7 +24,7 @@ const UDP_PORTS: u16 = 0xc000;
 
 /// What a connection's path is like, apart from its two ends.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct PathSettings {
+pub struct PathSettings {
     pub(crate) ack_timeout: u8,
     pub(crate) retry_count: u8,
     pub(crate) rnr_retry: u8,
@@ -30,7 +34,7 @@ pub(crate) struct PathSettings {
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
-pub(crate) struct RemoteEnd {
+pub struct RemoteEnd {
     pub(crate) qpn: u32,
     /// First PSN that it will send.
     pub(crate) psn: u32,
@@ -46,11 +50,11 @@ pub(crate) struct RemoteEnd {
     pub(crate) flow: u16,
 }
 
-/// A queue pair.
+/// A queue pair as tables hold it: its state is known when the program runs.
 #[derive(Debug)]
-pub(crate) struct QueuePair {
+pub(crate) struct AnyQueuePair {
     number: u32,
-    state: QpState,
+    state: State,
     commands: u64,
     // Before what it uses: fields are dropped in this order.
     object: DevxObject,
@@ -61,20 +65,18 @@ pub(crate) struct QueuePair {
     device: Arc<Device>,
 }
 
-pub(crate) fn state_name(state: QpState) -> &'static str {
-    match state {
-        QpState::Rst => "RESET",
-        QpState::Init => "INIT",
-        QpState::Rtr => "RTR",
-        QpState::Rts => "RTS",
-        QpState::Sqer => "SQER",
-        QpState::Sqd => "SQD",
-        QpState::Err => "ERR",
-        _ => "unknown",
-    }
+/// A queue pair whose state is known when the program is compiled.
+///
+/// A command takes it and gives the one in the next state. It borrows from its table, so
+/// that no outcome can lose the queue pair: where a command was refused, what is left is
+/// the table's, in an unknown state, from which it can only be reset.
+#[derive(Debug)]
+pub struct QueuePair<'a, S> {
+    pair: &'a mut AnyQueuePair,
+    state: PhantomData<S>,
 }
 
-impl QueuePair {
+impl AnyQueuePair {
     /// A queue pair in the Reset state whose ring lies at `places` of `umem`.
     pub(crate) fn create(
         device: &Arc<Device>,
@@ -104,7 +106,7 @@ impl QueuePair {
         let object = device.create("CREATE_QP", &input, &mut output)?;
         Ok(Self {
             number: output.qpn(),
-            state: QpState::Rst,
+            state: State::Reset,
             commands: 1,
             object,
             _completions: completions,
@@ -115,18 +117,11 @@ impl QueuePair {
         })
     }
 
-    /// The poster's end of the send queue. The caller drops it before the queue pair.
-    pub(crate) fn send_queue(&self, places: QueuePlaces) -> Result<SendQueue, VerbsError> {
-        let memory = Arc::clone(self.umem.memory());
-        let register = self.uar.register();
-        Ok(SendQueue::new(memory, places, register, self.number)?)
-    }
-
     pub(crate) fn number(&self) -> u32 {
         self.number
     }
 
-    pub(crate) fn state(&self) -> QpState {
+    pub(crate) fn state(&self) -> State {
         self.state
     }
 
@@ -135,77 +130,43 @@ impl QueuePair {
         self.commands
     }
 
-    fn name(&self) -> String {
-        format!("queue pair {:#x}", self.number)
-    }
-
-    fn go(&self, from: &[QpState], to: QpState) -> Result<(), VerbsError> {
-        if from.contains(&self.state) {
-            Ok(())
+    /// The queue pair in state `S`, for the command that leads on from there.
+    pub(crate) fn checked<S: Onward>(&mut self) -> Result<QueuePair<'_, S>, VerbsError> {
+        if self.state == S::STATE {
+            Ok(QueuePair::of(self))
         } else {
             Err(VerbsError::IllegalTransition {
                 qpn: self.number,
-                from: state_name(self.state),
-                to: state_name(to),
+                from: self.state.name(),
+                to: S::Next::STATE.name(),
             })
         }
     }
 
-    /// Any state to Reset.
-    pub(crate) fn reset(&mut self) -> Result<(), VerbsError> {
+    /// Any state to Reset, by a command unless it is there.
+    pub(crate) fn reset(&mut self) -> Result<QueuePair<'_, Reset>, VerbsError> {
+        if self.state == State::Reset {
+            return Ok(QueuePair::of(self));
+        }
         let mut input = Mailbox::new(Qp2RstIn::new());
         input.set_qpn(self.number)?;
-        self.commands += 1;
-        self.object.modify(
-            "2RST_QP",
-            &self.name(),
-            &input,
-            &mut Mailbox::<Qp2RstOut>::zeroed(),
-        )?;
-        self.state = QpState::Rst;
-        Ok(())
+        self.command(&input)
     }
 
-    /// Reset to Init: remote writes allowed.
-    pub(crate) fn init(&mut self) -> Result<(), VerbsError> {
-        self.go(&[QpState::Rst], QpState::Init)?;
-        let port = self.device.port().number;
-        let mut input = Mailbox::new(Rst2InitQpIn::new());
-        input.set_qpn(self.number)?;
-        let context = &mut input.qpc;
-        context.set_pm_state(PmState::Migrated.code())?;
-        context.set_rwe(true);
-        context.primary_address_path.set_vhca_port_num(port);
-        self.commands += 1;
-        self.object.modify(
-            "RST2INIT_QP",
-            &self.name(),
-            &input,
-            &mut Mailbox::<Rst2InitQpOut>::zeroed(),
-        )?;
-        self.state = QpState::Init;
-        Ok(())
-    }
-
-    /// Init to Ready-to-Receive: from now on it accepts what `remote` sends.
-    pub(crate) fn ready_to_receive(
+    /// Sends the command that brings the queue pair to `S`.
+    fn command<S: Known, I: CommandIn>(
         &mut self,
-        remote: &RemoteEnd,
-        path: &PathSettings,
-    ) -> Result<(), VerbsError> {
-        self.go(&[QpState::Init], QpState::Rtr)?;
-        let mut input = Mailbox::new(Init2RtrQpIn::new());
-        input.set_qpn(self.number)?;
-        self.describe(&mut input.qpc, remote, path)?;
+        input: &Mailbox<I>,
+    ) -> Result<QueuePair<'_, S>, VerbsError> {
+        let name = format!("queue pair {:#x}", self.number);
+        let mut output = Mailbox::<I::Out>::zeroed();
         self.commands += 1;
-        self.object.modify(
-            "INIT2RTR_QP",
-            &self.name(),
-            &input,
-            &mut Mailbox::<Init2RtrQpOut>::zeroed(),
-        )?;
-        self.state = QpState::Rtr;
-        Ok(())
+        // Until the NIC has agreed.
+        self.state = State::Unknown;
+        self.object
+            .modify(I::OPCODE.name(), &name, input, &mut output)?;
+        self.state = S::STATE;
+        Ok(QueuePair::of(self))
     }
 
     fn describe(
@@ -247,16 +208,78 @@ impl QueuePair {
         }
         Ok(())
     }
+}
 
-    /// Ready-to-Receive to Ready-to-Send, numbering packets from `psn`.
-    pub(crate) fn ready_to_send(
-        &mut self,
+impl<'a, S> QueuePair<'a, S> {
+    /// The caller knows that it is in `S`.
+    fn of(pair: &'a mut AnyQueuePair) -> Self {
+        Self {
+            pair,
+            state: PhantomData,
+        }
+    }
+}
+
+#[expect(private_bounds, reason = "there are no other states than ours")]
+impl<'a, S: Onward> QueuePair<'a, S> {
+    fn onward(self, input: &Mailbox<S::Command>) -> Result<QueuePair<'a, S::Next>, VerbsError> {
+        self.pair.command(input)
+    }
+}
+
+impl<'a> QueuePair<'a, Reset> {
+    /// The poster's end of the send queue. The caller drops it before the queue pair.
+    pub(crate) fn send_queue(&self, places: QueuePlaces) -> Result<SendQueue, VerbsError> {
+        let memory = Arc::clone(self.pair.umem.memory());
+        let register = self.pair.uar.register();
+        Ok(SendQueue::new(memory, places, register, self.pair.number)?)
+    }
+
+    /// To Init: remote writes allowed.
+    ///
+    /// # Errors
+    /// The NIC refuses.
+    pub fn init(self) -> Result<QueuePair<'a, Init>, VerbsError> {
+        let port = self.pair.device.port().number;
+        let mut input = Mailbox::new(Rst2InitQpIn::new());
+        input.set_qpn(self.pair.number)?;
+        let context = &mut input.qpc;
+        context.set_pm_state(PmState::Migrated.code())?;
+        context.set_rwe(true);
+        context.primary_address_path.set_vhca_port_num(port);
+        self.onward(&input)
+    }
+}
+
+impl<'a> QueuePair<'a, Init> {
+    /// To Ready-to-Receive: from now on it accepts what `remote` sends.
+    ///
+    /// # Errors
+    /// The NIC refuses, or a value does not fit its command; then nothing was sent.
+    pub fn ready_to_receive(
+        self,
+        remote: &RemoteEnd,
+        path: &PathSettings,
+    ) -> Result<QueuePair<'a, ReadyToReceive>, VerbsError> {
+        let mut input = Mailbox::new(Init2RtrQpIn::new());
+        input.set_qpn(self.pair.number)?;
+        self.pair.describe(&mut input.qpc, remote, path)?;
+        self.onward(&input)
+    }
+}
+
+impl<'a> QueuePair<'a, ReadyToReceive> {
+    /// To Ready-to-Send, numbering packets from `psn`.
+    ///
+    /// # Errors
+    /// The NIC refuses, or a value does not fit its command; then nothing was sent.
+    pub fn ready_to_send(
+        self,
         psn: u32,
         path: &PathSettings,
-    ) -> Result<(), VerbsError> {
-        self.go(&[QpState::Rtr], QpState::Rts)?;
+    ) -> Result<QueuePair<'a, ReadyToSend>, VerbsError> {
         let mut input = Mailbox::new(Rtr2RtsQpIn::new());
-        input.set_qpn(self.number)?;
+        input.set_qpn(self.pair.number)?;
         let context = &mut input.qpc;
         context.set_pm_state(PmState::Migrated.code())?;
         context.set_next_send_psn(psn)?;
@@ -265,14 +288,10 @@ impl QueuePair {
         context
             .primary_address_path
             .set_ack_timeout(path.ack_timeout.into())?;
-        self.commands += 1;
-        self.object.modify(
-            "RTR2RTS_QP",
-            &self.name(),
-            &input,
-            &mut Mailbox::<Rtr2RtsQpOut>::zeroed(),
-        )?;
-        self.state = QpState::Rts;
-        Ok(())
+        self.onward(&input)
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "soft")]
+mod tests;

@@ -1,5 +1,6 @@
 //! A send queue as the poster sees it: ring, doorbell record, doorbell, completions.
 
+use super::{QueuePair, ReadyToSend, Reset};
 use crate::region::{Region, RegionError};
 use mlx5gda_sys::cqe::{CQE_BYTES, CqeOpcode, Syndrome};
 use mlx5gda_sys::wqe::{DataPtr, Post, Remote, WQEBB_BYTES, Wqe, WqeError};
@@ -91,6 +92,36 @@ impl std::fmt::Display for CompletionError {
     }
 }
 
+/// Memory of a peer, to which what is posted may go.
+#[derive(Clone, Copy, Debug)]
+pub struct Target(Remote);
+
+impl QueuePair<'_, ReadyToSend> {
+    /// Memory of its other end. Nothing is posted without, so nothing is before now.
+    #[must_use]
+    pub fn target(&self, address: u64, rkey: u32) -> Target {
+        Target(Remote {
+            addr: address,
+            rkey,
+        })
+    }
+}
+
+impl Target {
+    /// `offset` bytes on; the caller has checked that this is within the memory.
+    pub(crate) fn at(self, offset: u64) -> Self {
+        Self(Remote {
+            addr: self.0.addr + offset,
+            ..self.0
+        })
+    }
+
+    #[cfg(all(test, feature = "soft"))]
+    pub(crate) fn remote(&mut self) -> &mut Remote {
+        &mut self.0
+    }
+}
+
 /// Why nothing was posted.
 #[derive(Debug)]
 pub(crate) enum PostError {
@@ -131,7 +162,7 @@ pub(crate) struct SendQueue {
 }
 
 impl SendQueue {
-    pub(crate) fn new(
+    pub(super) fn new(
         memory: Arc<Region>,
         places: QueuePlaces,
         register: DoorbellRegister,
@@ -149,13 +180,17 @@ impl SendQueue {
             error: None,
             last_control: 0,
         };
-        queue.reset()?;
+        queue.clear()?;
         Ok(queue)
     }
 
-    /// Back to empty, as the NIC's side is after the reset of the queue pair.
-    /// The queue pair must be in the Reset state: the NIC must not read now.
-    pub(crate) fn reset(&mut self) -> Result<(), RegionError> {
+    /// Back to empty, as the NIC's side is after the reset of the queue pair, which must
+    /// be its own: the NIC must not read now.
+    pub(crate) fn reset(&mut self, _: &QueuePair<'_, Reset>) -> Result<(), RegionError> {
+        self.clear()
+    }
+
+    fn clear(&mut self) -> Result<(), RegionError> {
         for cursor in [
             &mut self.posted,
             &mut self.rung,
@@ -209,14 +244,14 @@ impl SendQueue {
     }
 
     /// Posts an RDMA WRITE, unsignalled.
-    pub(crate) fn write(&mut self, remote: Remote, local: DataPtr) -> Result<(), PostError> {
-        let wqe = Wqe::rdma_write(self.next(false), remote, &[local], None)?;
+    pub(crate) fn write(&mut self, target: Target, local: DataPtr) -> Result<(), PostError> {
+        let wqe = Wqe::rdma_write(self.next(false), target.0, &[local], None)?;
         self.post(&wqe, false)
     }
 
     /// Posts an inline RDMA WRITE of 8 bytes, signalled.
-    pub(crate) fn signal(&mut self, remote: Remote, value: u64) -> Result<(), PostError> {
-        let wqe = Wqe::rdma_write_inline(self.next(true), remote, &value.to_ne_bytes(), None)?;
+    pub(crate) fn signal(&mut self, target: Target, value: u64) -> Result<(), PostError> {
+        let wqe = Wqe::rdma_write_inline(self.next(true), target.0, &value.to_ne_bytes(), None)?;
         self.post(&wqe, true)
     }
 
@@ -305,6 +340,10 @@ mod tests {
         )
     }
 
+    fn target(addr: u64) -> Target {
+        Target(Remote { addr, rkey: 7 })
+    }
+
     fn complete(queue: &SendQueue, index: u16) {
         let [high, low] = index.to_be_bytes();
         let requester = (CqeOpcode::Req as u8) << 4;
@@ -314,13 +353,10 @@ mod tests {
 
     #[test]
     fn a_full_queue_refuses_and_never_overwrites() {
-        let remote = Remote {
-            addr: 0x1000,
-            rkey: 7,
-        };
+        let there = target(0x1000);
         let (mut queue, _page) = queue(4);
         for value in 0..4 {
-            queue.signal(remote, value).unwrap();
+            queue.signal(there, value).unwrap();
         }
         queue.ring().unwrap();
         let before = {
@@ -329,7 +365,7 @@ mod tests {
             ring
         };
         assert!(matches!(
-            queue.signal(remote, 9),
+            queue.signal(there, 9),
             Err(PostError::Full {
                 outstanding: 4,
                 depth: 4
@@ -340,20 +376,20 @@ mod tests {
         assert_eq!(before, after);
         complete(&queue, 1);
         assert_eq!(queue.poll().unwrap(), Ok(2));
-        queue.signal(remote, 9).unwrap();
-        queue.signal(remote, 10).unwrap();
-        assert!(queue.signal(remote, 11).is_err());
+        queue.signal(there, 9).unwrap();
+        queue.signal(there, 10).unwrap();
+        assert!(queue.signal(there, 11).is_err());
     }
 
     #[test]
     fn a_reset_forgets_the_last_life() {
         let (mut queue, page) = queue(8);
-        queue.signal(Remote { addr: 8, rkey: 7 }, 1).unwrap();
+        queue.signal(target(8), 1).unwrap();
         assert_eq!(queue.ring().unwrap(), 1);
         assert_ne!(*page, 0);
         assert_eq!(queue.memory.load_acquire(0).unwrap().to_ne_bytes()[7], 1);
         complete(&queue, 0);
-        queue.reset().unwrap();
+        queue.clear().unwrap();
         assert_eq!(queue.poll().unwrap(), Ok(0));
         assert_eq!(queue.memory.load_acquire(0).unwrap(), 0);
     }
@@ -374,11 +410,11 @@ mod tests {
             Syndrome::from_code(error.syndrome)
         };
         assert_eq!(seen(&mut queue, Syndrome::WrFlush), Syndrome::WrFlush);
-        queue.reset().unwrap();
+        queue.clear().unwrap();
         for syndrome in [Syndrome::RemoteAccess, Syndrome::WrFlush] {
             assert_eq!(seen(&mut queue, syndrome), Syndrome::RemoteAccess);
         }
-        queue.reset().unwrap();
+        queue.clear().unwrap();
         assert_eq!(queue.poll().unwrap(), Ok(0));
         let next = seen(&mut queue, Syndrome::TransportRetryExceeded);
         assert_eq!(next, Syndrome::TransportRetryExceeded);
@@ -392,15 +428,7 @@ mod tests {
             lkey: 3,
             len: 100,
         };
-        queue
-            .write(
-                Remote {
-                    addr: 0x1000,
-                    rkey: 7,
-                },
-                local,
-            )
-            .unwrap();
+        queue.write(target(0x1000), local).unwrap();
         assert_eq!(queue.ring().unwrap(), 2);
         let mut last = [0; 64];
         queue.memory.read(4096 + 64, &mut last).unwrap();

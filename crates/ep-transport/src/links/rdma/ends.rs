@@ -133,7 +133,7 @@ impl End {
         match self.links.lock(peer.rank).as_deref_mut() {
             Some(Link::Rdma(link)) => {
                 let lanes = link.lanes.iter_mut();
-                lanes.for_each(|lane| change(lane.remote.as_mut().unwrap()));
+                lanes.for_each(|lane| change(lane.target.as_mut().unwrap().remote()));
             }
             _ => panic!("no queue pairs to {}", peer.rank),
         }

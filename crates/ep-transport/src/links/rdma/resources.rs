@@ -7,8 +7,8 @@ use crate::ids::Rank;
 use crate::member::records::{Card, NicAddress};
 use crate::region::Region;
 use crate::verbs::{
-    CompletionQueue, Device, MemoryRegion, PathSettings, ProtectionDomain, QueuePair, QueuePlaces,
-    Uar, Umem,
+    AnyQueuePair, CompletionQueue, Device, MemoryRegion, PathSettings, ProtectionDomain,
+    QueuePlaces, Reset, Uar, Umem,
 };
 use memheap::Heap;
 use mlx5gda_sys::wqe::WQEBB_BYTES;
@@ -215,7 +215,7 @@ impl RdmaResources {
         let cq_record = place(CACHE_LINE)?;
         let completions =
             CompletionQueue::create(&nic.device, &nic.umem, &nic.uar, &places, cq_record)?;
-        let pair = QueuePair::create(
+        let mut pair = AnyQueuePair::create(
             &nic.device,
             &nic.domain,
             &nic.umem,
@@ -224,13 +224,13 @@ impl RdmaResources {
             &places,
         )?;
         Ok(Lane {
-            queue: pair.send_queue(places)?,
+            queue: pair.checked::<Reset>()?.send_queue(places)?,
             address: nic.umem.address() + places.ring,
             pair,
             psn: 0,
             nic: index,
             lkey: nic.mr.lkey(),
-            remote: None,
+            target: None,
         })
     }
 
