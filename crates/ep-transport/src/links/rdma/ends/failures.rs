@@ -132,6 +132,9 @@ fn an_update_that_fails_touches_nobody_else_and_can_be_made_again() {
             break;
         };
         steps.push(step(&error));
+        let pairs = a.links.queue_pairs();
+        let unknown = pairs.iter().filter(|pair| pair.state == "unknown");
+        assert_eq!(unknown.count(), 1, "{}", Chain(&error));
         a.links.forget(&[b.rank]);
         let refused = a.post(b.rank, value);
         assert!(matches!(refused, Err(PeerFault::NotConnected { .. })));
