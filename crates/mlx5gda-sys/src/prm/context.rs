@@ -187,8 +187,15 @@ layout! {
         fields {
             /// 0 is well, 9 overflow, 10 write failure.
             status, set_status: bits(4) @ 0x0;
+            /// Completions wake a thread of the host, that of `process_id`. This and the other
+            /// fields that are said to be firmware's are not in the kernel's header, but in what
+            /// firmware prints of its queues, and some in DPDK's header.
+            as_notify, set_as_notify: bool @ 0x4;
+            /// Completions name the initiator's DC target. Firmware's.
+            initiator_src_dct, set_initiator_src_dct: bool @ 0x5;
             /// The doorbell record is in `dbr_umem_id`.
             dbr_umem_valid, set_dbr_umem_valid: bool @ 0x6;
+            /// Events go to an element of the device's processors, not to an event queue.
             apu_cq, set_apu_cq: bool @ 0x7;
             /// 0 is 64 bytes, 1 is 128 bytes.
             cqe_sz, set_cqe_sz: bits(3) @ 0x8;
@@ -202,11 +209,19 @@ layout! {
             mini_cqe_res_format, set_mini_cqe_res_format: bits(2) @ 0x12;
             /// Arming: 6 solicited only, 9 armed, 10 fired.
             st, set_st: bits(4) @ 0x14;
+            /// Each completion is an event, armed or not. Firmware's.
+            always_armed_cq, set_always_armed_cq: bool @ 0x18;
+            /// Kind of element if `apu_cq`: 0 is a thread. Firmware's.
+            apu_element_type, set_apu_element_type: bits(3) @ 0x19;
             cqe_compression_layout, set_cqe_compression_layout: bits(2) @ 0x1e;
             /// Not in the kernel's header; from DPDK's and NVSHMEM's descriptions.
             dbr_umem_id, set_dbr_umem_id: u32 @ 0x20;
             /// Offset of the ring in its first page, in 64-byte units.
             page_offset, set_page_offset: bits(6) @ 0x54;
+            /// The upper bits of `mini_cqe_res_format`. Firmware's.
+            mini_cqe_res_format_ext, set_mini_cqe_res_format_ext: bits(2) @ 0x5c;
+            /// Clock of the completions' time stamps: 0 is the device's own. Firmware's.
+            cq_timestamp_format, set_cq_timestamp_format: bits(2) @ 0x5e;
             /// Entries: 2^value.
             log_cq_size, set_log_cq_size: bits(5) @ 0x63;
             uar_page, set_uar_page: bits(24) @ 0x68;
@@ -220,6 +235,9 @@ layout! {
             last_solicit_index, set_last_solicit_index: bits(24) @ 0x128;
             consumer_counter, set_consumer_counter: bits(24) @ 0x148;
             producer_counter, set_producer_counter: bits(24) @ 0x168;
+            /// With `as_notify`. Firmware's, as is `process_id`.
+            local_partition_id, set_local_partition_id: bits(12) @ 0x180;
+            process_id, set_process_id: bits(20) @ 0x18c;
             /// Doorbell record: address, or offset into its umem.
             dbr_addr, set_dbr_addr: u64 @ 0x1c0;
         }

@@ -26,6 +26,35 @@ pub(super) fn page_offset(count: u32, log_page_size: u32) -> u64 {
     u64::from(count) * (64 << log_page_size)
 }
 
+/// Whether a context has no reserved bit and asks for nothing that this device does not have.
+///
+/// Some fields are not in the kernel's header, in Linux 6.1 or after, but in what firmware prints
+/// of its queues, and some in DPDK's header:
+///
+/// | field | here |
+/// | --- | --- |
+/// | `mini_cqe_res_format_ext` | taken, as all about compressed completions is: a device may always write a whole one, and this one does |
+/// | `cq_timestamp_format` | 0: completions carry no time, of no clock |
+/// | `always_armed_cq` | 0: a queue tells once each time it is armed |
+/// | `apu_cq` (in the kernel's header), `apu_element_type` | 0: events go to event queues |
+/// | `as_notify`, `local_partition_id`, `process_id` | 0: no thread is woken |
+/// | `initiator_src_dct` | 0: there are no dynamic connections |
+fn served(cqc: &Cqc) -> CmdResult {
+    unreserved(cqc)?;
+    let others = cqc.cq_timestamp_format() != 0
+        || cqc.always_armed_cq()
+        || cqc.apu_cq()
+        || cqc.apu_element_type() != 0
+        || cqc.as_notify()
+        || cqc.local_partition_id() != 0
+        || cqc.process_id() != 0
+        || cqc.initiator_src_dct();
+    if others {
+        return Err(Reason::CqFeature);
+    }
+    Ok(())
+}
+
 impl State {
     /// `len` bytes at `offset` of a umem of `owner`, `offset` a multiple of
     /// `align`. Other contexts' objects are as good as none, as firmware has it.
@@ -62,7 +91,7 @@ impl State {
 
     pub(super) fn create_cq(&mut self, context: ContextId, command: &CreateCqIn) -> CmdResult<u32> {
         let cqc = &command.cq_context;
-        unreserved(cqc)?;
+        served(cqc)?;
         if cqc.cqe_sz() != 0 {
             return Err(Reason::CqeSize);
         }
@@ -111,7 +140,7 @@ impl State {
         if op_mod != 0 && op_mod != RESIZE {
             return Err(Reason::OpMod);
         }
-        unreserved(&command.cq_context)?;
+        served(&command.cq_context)?;
         if op_mod == RESIZE {
             return self.resize_cq(command);
         }

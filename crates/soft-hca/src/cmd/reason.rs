@@ -92,6 +92,8 @@ reasons! {
     FieldSelect = 0x5f_0028, BadParam, "field selection not supported";
     /// A collapsed queue has no other size.
     Collapsed = 0x5f_0029, BadParam, "a collapsed completion queue cannot be resized";
+    /// The completion queue is to have what this device has not.
+    CqFeature = 0x5f_002c, BadParam, "feature of completion queues not supported";
     /// The completion queue is in error.
     CqState = 0x5f_002a, BadResState, "completion queue in error";
     /// More completions wait than the new ring holds.

@@ -37,10 +37,20 @@ const ALIASES: &[(&str, &str, &[&str], &str)] = &[
 const UMEM: &str = "the kernel hands over page lists, never the umems of user space";
 const UID: &str = "the kernel asks on its own behalf, which needs no user context";
 
+const FIRMWARE: &str = "the kernel has no use for it; firmware prints it of its queues";
+
 /// Our fields that the header leaves reserved, and why.
 const RESERVED: &[(&str, &str, &str)] = &[
     ("qpc", "dbr_umem_id", UMEM),
     ("cqc", "dbr_umem_id", UMEM),
+    ("cqc", "as_notify", FIRMWARE),
+    ("cqc", "initiator_src_dct", FIRMWARE),
+    ("cqc", "always_armed_cq", FIRMWARE),
+    ("cqc", "apu_element_type", FIRMWARE),
+    ("cqc", "mini_cqe_res_format_ext", FIRMWARE),
+    ("cqc", "cq_timestamp_format", FIRMWARE),
+    ("cqc", "local_partition_id", FIRMWARE),
+    ("cqc", "process_id", FIRMWARE),
     ("create_cq_in", "cq_umem_offset", UMEM),
     ("create_cq_in", "cq_umem_id", UMEM),
     ("modify_cq_in", "cq_umem_offset", UMEM),

@@ -14,13 +14,13 @@ const OVERRUN: u32 = 1 << 2;
 /// Operation modifier of MODIFY_CQ: another ring.
 const RESIZE: u16 = 1;
 
-/// `reserved_at_*` of `mlx5_ifc_cqc_bits`, without `dbr_umem_id`, which is at 0x20.
-const CQC: [Range<usize>; 14] = [
-    0x4..0x6,
+/// `reserved_at_*` of `mlx5_ifc_cqc_bits`, without `dbr_umem_id`, which is at 0x20, and without what
+/// only firmware names.
+const CQC: [Range<usize>; 13] = [
     0xc..0xd,
-    0x18..0x1e,
+    0x1c..0x1e,
     0x40..0x54,
-    0x5a..0x60,
+    0x5a..0x5c,
     0x60..0x63,
     0x80..0x84,
     0xc0..0xc3,
@@ -29,7 +29,19 @@ const CQC: [Range<usize>; 14] = [
     0x120..0x128,
     0x140..0x148,
     0x160..0x168,
-    0x180..0x1c0,
+    0x1a0..0x1c0,
+];
+
+/// What a completion queue may have elsewhere: `as_notify`, `initiator_src_dct`, `apu_cq`,
+/// `always_armed_cq`, the type of the element, the format of time stamps, and whom to notify.
+const ELSEWHERE: [Range<usize>; 7] = [
+    0x4..0x5,
+    0x5..0x6,
+    0x7..0x8,
+    0x18..0x19,
+    0x19..0x1c,
+    0x5e..0x60,
+    0x180..0x1a0,
 ];
 
 /// `reserved_at_*` of `mlx5_ifc_mkc_bits`.
@@ -103,6 +115,36 @@ const GOOD: (CmdStatus, u32) = (CmdStatus::Ok, 0);
 
 fn refused() -> (CmdStatus, u32) {
     (Reason::Reserved.status(), Reason::Reserved.syndrome())
+}
+
+fn not_served() -> (CmdStatus, u32) {
+    (Reason::CqFeature.status(), Reason::CqFeature.syndrome())
+}
+
+#[test]
+fn completion_queues_have_what_the_device_has() {
+    let mut client = Client::new(Config::default());
+    let cq = client.cq(4, false);
+    let before = client.cq_context(&cq);
+    let (good, _) = client.cq_command(4, false);
+    let mut change = ModifyCqIn::new();
+    change.set_cqn(cq.number).unwrap();
+    change.set_modify_field_select(OVERRUN);
+    for bit in ELSEWHERE.into_iter().flatten() {
+        let (mut bad, mut worse) = (good, change);
+        flip(&mut bad.cq_context, bit);
+        assert_eq!(create(&client, &bad), not_served(), "{bit:#x}");
+        flip(&mut worse.cq_context, bit);
+        assert_eq!(modify(&client, &cq, &worse), not_served(), "{bit:#x}");
+    }
+    assert_eq!(client.cq_context(&cq), before);
+    // How compressed completions look does not matter where there are none.
+    let mut other = good;
+    other.cq_context.set_cqe_comp_en(true);
+    other.cq_context.set_cqe_compression_layout(1).unwrap();
+    other.cq_context.set_mini_cqe_res_format(3).unwrap();
+    other.cq_context.set_mini_cqe_res_format_ext(1).unwrap();
+    assert_eq!(create(&client, &other), GOOD);
 }
 
 #[test]
