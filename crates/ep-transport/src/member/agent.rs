@@ -357,6 +357,7 @@ impl Agent {
                 for rank in (0..self.control.capacity()).map(Rank) {
                     self.mask(rank);
                 }
+                self.note("promise not ended", self.control.release());
                 self.presence.superseded(by);
             }
             Action::Propose(number, proposal) => {

@@ -155,6 +155,8 @@ pub(crate) enum Action {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Protocol {
     setup: Setup,
+    /// Another process has taken this rank: there is nothing to be done any more.
+    over: bool,
     /// The newest life of each rank, as far as it lives.
     cards: BTreeMap<Rank, Card>,
     /// Who is getting ready, or was, if there is a card by now.
@@ -194,6 +196,7 @@ pub(crate) struct Protocol {
 impl Protocol {
     pub(crate) fn new(setup: Setup) -> Self {
         Self {
+            over: false,
             cards: BTreeMap::new(),
             coming: BTreeSet::new(),
             newest_card: Duration::ZERO,
@@ -247,6 +250,9 @@ impl Protocol {
 
     /// Takes in what was learned at time `now`.
     pub(crate) fn on(&mut self, event: Event, now: Duration) {
+        if self.over {
+            return;
+        }
         match event {
             Event::Card(card) => {
                 if !self.lives((card.rank, card.incarnation)) {
@@ -356,6 +362,9 @@ impl Protocol {
     /// What to do now, one thing at a time; `None` until more is learned or `now`
     /// has passed a deadline.
     pub(crate) fn next(&mut self, now: Duration) -> Option<Action> {
+        if self.over {
+            return self.due.pop_front();
+        }
         if let Some(decided) = self.attempt.take_if(|attempt| attempt.decision.is_some()) {
             self.conclude(decided, now);
         }

@@ -46,8 +46,14 @@ impl Protocol {
         let (rank, incarnation) = (card.rank, card.incarnation);
         if rank == self.setup.me {
             if incarnation > self.setup.incarnation {
+                // Nobody is admitted after that, whatever was decided before.
+                self.over = true;
+                self.due.clear();
                 self.due.push_back(Action::Superseded(incarnation));
             }
+            // The card comes again with another lease. What hung on the last one has gone,
+            // also if this rank was not told that it had ended.
+            self.told.lives.clear();
             self.cards.insert(rank, card);
             return;
         }

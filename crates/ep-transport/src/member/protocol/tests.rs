@@ -2,13 +2,16 @@
 //! comes up with, while ranks die, give each other up and lose their leases.
 
 mod exhaustive;
+mod losses;
 mod world;
 
 use super::*;
 use proptest::prelude::*;
-use world::{Key, Step, TIME_OUT, World};
+use world::{Key, Step, TIME_OUT, Trouble, World};
 
 fn steps(ranks: usize) -> impl Strategy<Value = Vec<Step>> {
+    let troubles = [Trouble::Command, Trouble::Request, Trouble::Answer];
+    let trouble = prop::sample::select(troubles.to_vec());
     let one = prop_oneof![
         12 => (0..ranks).prop_map(Step::Read),
         12 => (0..ranks).prop_map(Step::Act),
@@ -17,6 +20,9 @@ fn steps(ranks: usize) -> impl Strategy<Value = Vec<Step>> {
         1 => (0..ranks).prop_map(Step::Start),
         1 => (0..ranks, 0..ranks).prop_map(|(a, b)| Step::GiveUp(a, b)),
         1 => (0..ranks).prop_map(Step::LoseLease),
+        1 => (0..ranks).prop_map(Step::Regain),
+        1 => (0..ranks).prop_map(Step::Leave),
+        1 => (0..ranks, trouble).prop_map(|(i, trouble)| Step::Fail(i, trouble)),
         1 => Just(Step::Wait),
     ];
     prop::collection::vec(one, 0..400)
@@ -99,6 +105,7 @@ fn a_rank_whose_lease_ended_is_taken_in_again() {
     let mut world = World::new(3);
     world.settle();
     world.step(&Step::LoseLease(1));
+    world.step(&Step::Regain(1));
     world.settle();
     for (a, b) in [(0, 1), (2, 1), (1, 0), (1, 2)] {
         let process = world.processes[a].as_ref().unwrap();
@@ -169,24 +176,19 @@ fn a_failed_step_drops_the_attempt_and_a_later_one_succeeds() {
     world.step(&Step::Kill(1));
     world.settle();
     world.step(&Step::Start(1));
-    let process = world.processes[0].as_mut().unwrap();
-    // The survivor learns of the proposal but its first connection fails.
-    let number = process.protocol.last_number + 1;
+    // The survivor learns of the proposal but its first command fails.
+    let survivor = world.processes[0].as_ref().unwrap();
+    let number = survivor.protocol.last_number + 1;
     world.turn(1);
-    let now = world.now;
-    let survivor = world.processes[0].as_mut().unwrap();
-    survivor.read(now);
-    let why = "rank 0: INIT2RTR refused".to_owned();
-    survivor
-        .protocol
-        .on(Event::Failed(number, why.clone()), world.now);
-    world.settle();
+    world.step(&Step::Read(0));
+    world.step(&Step::Fail(0, Trouble::Command));
     let dropped = Decision::Dropped {
         by: Rank(0),
-        why,
+        why: "rank 0: refused".to_owned(),
         blame: vec![Rank(0)],
     };
     assert_eq!(world.board.decision(number), Some(&dropped));
+    world.settle();
     assert!(world.processes[1].as_ref().unwrap().admitted.is_some());
     world.check_agreement();
 }
@@ -384,13 +386,25 @@ fn a_collector_that_lies_admits_nobody_who_is_not_linked() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
-    fn whatever_happens_everybody_alive_is_a_member_in_the_end(steps in steps(3)) {
+    fn whatever_happens_everybody_alive_is_a_member_in_the_end(
+        steps in steps(3),
+        last_only in any::<bool>(),
+    ) {
         let mut world = World::new(3);
+        if last_only {
+            world = world.last_only();
+        }
         for step in &steps {
             world.step(step);
             world.check_agreement();
         }
-        (0..3).for_each(|i| world.start(i));
+        world.mend();
+        for i in 0..3 {
+            if world.processes[i].as_ref().is_some_and(|process| process.leaving) {
+                world.step(&Step::Kill(i));
+            }
+            world.start(i);
+        }
         world.settle();
         world.check_agreement();
         for process in world.processes.iter().flatten() {

@@ -1,322 +1,56 @@
 //! Ranks, the store between them, and all that can happen to them.
+//!
+//! Messages are lost in these ways, and no other:
+//!
+//! - The store keeps the last state of each key. Who looks seldom is told of that only
+//!   ([`World::last_only`]): a record that was overwritten or taken away meanwhile is one
+//!   that it never hears of, and neither is a lease that ended and was taken anew.
+//! - What a rank publishes does not reach the store, or the answer to that is lost. The
+//!   agent repeats it and does nothing else until it is done ([`Trouble::Request`],
+//!   [`Trouble::Answer`]). If the rank dies meanwhile, or its lease ends on which the
+//!   record was to hang, it is lost for good.
+//! - Between two ranks all data is lost from some moment on ([`Step::Cut`]), each of the
+//!   two gives the other up in its next operation, until the network is mended. One that
+//!   gives up the other for once, with or without a reason, is [`Step::GiveUp`].
+
+mod board;
+mod process;
+mod shared;
+
+pub(super) use board::{Board, Key};
+pub(super) use process::{Process, Trouble};
+pub(super) use shared::fingerprint;
 
 use super::super::*;
-use crate::member::records::{NicAddress, PortAddress};
+use process::card;
+use shared::Shared;
+use std::sync::Arc;
 
 pub(super) const TIME_OUT: Duration = Duration::from_secs(1);
 
-fn card(rank: Rank, incarnation: Incarnation) -> Card {
-    Card {
-        rank,
-        incarnation,
-        host: String::new(),
-        config: String::new(),
-        nics: vec![NicAddress {
-            port: PortAddress {
-                gid: [0; 16],
-                lid: 0,
-                mtu: 4096,
-                ethernet: true,
-            },
-            rkey: 0,
-        }],
-        region_address: 0,
-        window: None,
-    }
-}
-
-/// Where a record is in the store. The order is that in which a list of what is
-/// there comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Key {
-    Card(Life),
-    Coming(Life),
-    Masked(Rank),
-    Proposal(u64),
-    Offers(u64, Rank),
-    Linked(u64, Rank),
-    Go(u64),
-    Ready(u64, Rank),
-    Decision(u64),
-}
-
-fn key(event: &Event) -> Option<Key> {
-    Some(match event {
-        Event::Card(card) => Key::Card((card.rank, card.incarnation)),
-        Event::Gone(life) => Key::Card(*life),
-        Event::Coming(life, _) => Key::Coming(*life),
-        Event::Masked(rank, _) => Key::Masked(*rank),
-        Event::Proposal(n, _) => Key::Proposal(*n),
-        Event::Offers(n, rank, _) => Key::Offers(*n, *rank),
-        Event::Linked(n, rank) => Key::Linked(*n, *rank),
-        Event::Go(n) => Key::Go(*n),
-        Event::Ready(n, rank, _) => Key::Ready(*n, *rank),
-        Event::Decision(n, _) => Key::Decision(*n),
-        _ => return None,
-    })
-}
-
-/// What is in the store.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Board {
-    records: BTreeMap<Key, Event>,
-    /// What was published since the processes' inboxes were last filled.
-    news: Vec<Event>,
-}
-
-impl Board {
-    pub(super) fn has(&self, key: Key) -> bool {
-        self.records.contains_key(&key)
-    }
-
-    pub(super) fn decision(&self, number: u64) -> Option<&Decision> {
-        match self.records.get(&Key::Decision(number)) {
-            Some(Event::Decision(_, decision)) => Some(decision),
-            _ => None,
-        }
-    }
-
-    fn proposal(&self, number: u64) -> Option<&Proposal> {
-        match self.records.get(&Key::Proposal(number)) {
-            Some(Event::Proposal(_, proposal)) => Some(proposal),
-            _ => None,
-        }
-    }
-
-    /// Whether what was published is where this life looks.
-    fn is_for(&self, life: Life, event: &Event) -> bool {
-        let hears_all = |n: &u64| self.proposal(*n).is_some_and(|p| p.hears_all(life));
-        match event {
-            Event::Offers(n, rank, _) => {
-                hears_all(n) || self.proposal(*n).is_some_and(|p| p.changes(*rank))
-            }
-            Event::Linked(n, _) | Event::Ready(n, ..) => hears_all(n),
-            _ => true,
-        }
-    }
-
-    /// Decided: commit, at this epoch.
-    pub(super) fn commits(&self) -> impl Iterator<Item = (u64, Epoch, &Proposal)> {
-        self.records.iter().filter_map(|(key, event)| {
-            let (Key::Decision(n), Event::Decision(_, Decision::Commit { from })) = (key, event)
-            else {
-                return None;
-            };
-            Some((*n, *from, self.proposal(*n)?))
-        })
-    }
-
-    pub(super) fn publish(&mut self, event: Event) {
-        let Some(key) = key(&event) else { return };
-        match &event {
-            Event::Gone((rank, _)) => {
-                self.records.remove(&key);
-                self.records.remove(&Key::Masked(*rank));
-            }
-            _ => {
-                self.records.insert(key, event.clone());
-            }
-        }
-        self.news.push(event);
-    }
-
-    /// Says of the newest attempt that all are linked.
-    fn lie(&mut self) {
-        let proposals = self.records.range(..=Key::Proposal(u64::MAX));
-        if let Some((Key::Proposal(n), _)) = proposals.last() {
-            let go = Event::Go(*n);
-            self.publish_once(go);
-        }
-    }
-
-    /// The first record under a key stays.
-    fn publish_once(&mut self, event: Event) {
-        if key(&event).is_some_and(|key| !self.has(key)) {
-            self.publish(event);
-        }
-    }
-}
-
-/// Puts an event at the end of an inbox. The order of what different ranks say of
-/// one stage of one attempt makes no difference, so it is always the same.
-fn deliver(inbox: &mut Vec<Event>, event: Event) {
-    let place = |event: &Event| match event {
-        Event::Offers(n, rank, _) => Some((*n, 0, *rank)),
-        Event::Linked(n, rank) => Some((*n, 1, *rank)),
-        Event::Ready(n, rank, _) => Some((*n, 2, *rank)),
-        _ => None,
-    };
-    let mut at = inbox.len();
-    if let Some(own) = place(&event) {
-        while at > 0 && place(&inbox[at - 1]).is_some_and(|before| before > own) {
-            at -= 1;
-        }
-    }
-    inbox.insert(at, event);
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Process {
-    pub(super) life: Life,
-    pub(super) protocol: Protocol,
-    pub(super) inbox: Vec<Event>,
-    pub(super) epoch: u64,
-    pub(super) limit: Option<u64>,
-    /// The first epoch that it has not used together with others.
-    unshared: u64,
-    /// From which epoch this process counts which life.
-    pub(super) table: BTreeMap<Rank, (Incarnation, u64)>,
-    pub(super) admitted: Option<u64>,
-    pub(super) masked: Vec<Life>,
-    pub(super) superseded: bool,
-}
-
-impl Process {
-    fn start(board: &mut Board, rank: Rank, incarnation: Incarnation, initial: u32) -> Self {
-        // The others hear of it; this one finds it with all that is there.
-        board.publish(Event::Card(card(rank, incarnation)));
-        let there = board.records.values();
-        let inbox = there.filter(|event| board.is_for((rank, incarnation), event));
-        Self {
-            life: (rank, incarnation),
-            protocol: Protocol::new(Setup {
-                me: rank,
-                incarnation,
-                initial: (0..initial).map(Rank).collect(),
-                alignment: 2,
-                time_out: TIME_OUT,
-            }),
-            inbox: inbox.cloned().collect(),
-            epoch: 0,
-            limit: None,
-            unshared: 0,
-            table: BTreeMap::new(),
-            admitted: None,
-            masked: Vec::new(),
-            superseded: false,
-        }
-    }
-
-    pub(super) fn read(&mut self, now: Duration) {
-        // As the agent does: while nothing is left to be done of what was decided.
-        if self.protocol.due.is_empty() {
-            let serving: Vec<Life> = self.protocol.serving().collect();
-            for life in serving {
-                if !self.counts(life) {
-                    self.protocol.on(Event::Unanswered(life), now);
-                }
-            }
-        }
-        for event in std::mem::take(&mut self.inbox) {
-            self.protocol.on(event, now);
-        }
-    }
-
-    /// Runs one operation if the promise allows it.
-    pub(super) fn run(&mut self) {
-        if self.admitted.is_some() && self.limit.is_none_or(|limit| self.epoch < limit) {
-            if !self.table.is_empty() {
-                self.unshared = self.epoch + 1;
-            }
-            self.epoch += 1;
-        }
-    }
-
-    pub(super) fn counts(&self, life: Life) -> bool {
-        self.table.get(&life.0).is_some_and(|(l, _)| *l == life.1)
-    }
-
-    pub(super) fn act(&mut self, board: &mut Board, now: Duration) -> bool {
-        let Some(action) = self.protocol.next(now) else {
-            return false;
-        };
-        let me = self.life.0;
-        match action {
-            Action::Mask(life, _) => {
-                self.masked.push(life);
-                if self.counts(life) {
-                    self.table.remove(&life.0);
-                }
-            }
-            Action::TellMasked(masked) => board.publish(Event::Masked(me, masked)),
-            Action::Superseded(_) => {
-                self.superseded = true;
-                self.table.clear();
-            }
-            Action::Propose(number, proposal) => {
-                board.publish_once(Event::Proposal(number, proposal));
-            }
-            Action::Prepare(number, ranks) => {
-                self.table.retain(|rank, _| !ranks.contains(rank));
-                let offers = ranks
-                    .iter()
-                    .map(|rank| (*rank, vec![QpOffer { qpn: me.0, psn: 0 }]))
-                    .collect();
-                self.protocol
-                    .on(Event::Prepared(number, Offers(offers)), now);
-            }
-            Action::PublishOffers { number, offers, .. } => {
-                board.publish(Event::Offers(number, me, offers));
-            }
-            Action::Connect(number, peers) => {
-                for (card, offers) in peers {
-                    assert_eq!(offers[0].qpn, card.rank.0, "offers of another rank");
-                }
-                self.protocol.on(Event::Connected(number), now);
-            }
-            Action::PublishLinked(number) => board.publish(Event::Linked(number, me)),
-            Action::PublishGo(number) => board.publish(Event::Go(number)),
-            Action::Promise { number, member } => {
-                let limit = if member {
-                    self.epoch + 3
-                } else {
-                    self.unshared
-                };
-                self.limit = member.then_some(limit);
-                let ready = Ready {
-                    limit: Epoch(limit),
-                    masked: self.protocol.masked(),
-                };
-                self.protocol.on(Event::Promised(number, ready), now);
-            }
-            Action::PublishReady(number, ready) => {
-                board.publish(Event::Ready(number, me, ready));
-            }
-            Action::Decide(number, decision) => {
-                board.publish_once(Event::Decision(number, decision));
-            }
-            Action::Admit {
-                from, ranks, own, ..
-            } => {
-                self.limit = None;
-                if own {
-                    self.admitted = Some(from.0);
-                    self.epoch = from.0;
-                }
-                assert!(self.epoch <= from.0, "admitted at an epoch that is over");
-                assert!(self.unshared <= from.0, "an epoch is used again");
-                for (rank, incarnation) in ranks {
-                    self.table.insert(rank, (incarnation, from.0));
-                }
-            }
-            Action::Forget { .. } => self.limit = None,
-        }
-        true
-    }
-}
-
-/// Something that happens.
+/// Something that happens. Ranks are named by their places in [`World::processes`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Step {
     Read(usize),
     Act(usize),
+    /// A rank goes on, and something goes wrong in that.
+    Fail(usize, Trouble),
     Run(usize),
     Kill(usize),
     Start(usize),
     /// The first has waited for the second in vain.
     GiveUp(usize, usize),
-    /// The lease of a rank ends although it lives, and it takes another one.
+    /// What the two write to each other is lost.
+    Cut(usize, usize),
+    /// The lease of a rank ends although it lives.
     LoseLease(usize),
+    /// It takes another one.
+    Regain(usize),
+    /// A rank says that it leaves; it has yet to end.
+    Leave(usize),
+    /// The lease of a rank ends, and another process takes its place. The first goes on,
+    /// at a place behind all others.
+    Replace(usize),
     /// Whoever collects says that all are linked, whether they are or not.
     Lie,
     Wait,
@@ -324,21 +58,27 @@ pub(super) enum Step {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct World {
-    pub(super) board: Board,
-    pub(super) processes: Vec<Option<Process>>,
+    pub(super) board: Shared<Board>,
+    /// Of each rank the newest process; behind them those that others took the place of.
+    pub(super) processes: Vec<Option<Shared<Process>>>,
     lives: Vec<u32>,
     /// Ranks that do nothing, although they live.
     pub(super) frozen: Vec<bool>,
+    pub(super) cut: BTreeSet<(Rank, Rank)>,
+    /// Who reads is told of the last state of each key only.
+    last_only: bool,
     pub(super) now: Duration,
 }
 
 impl World {
     pub(super) fn new(ranks: usize) -> Self {
         let mut world = Self {
-            board: Board::default(),
+            board: Shared::new(Board::default()),
             processes: Vec::new(),
             lives: vec![0; ranks],
             frozen: vec![false; ranks],
+            cut: BTreeSet::new(),
+            last_only: false,
             now: Duration::ZERO,
         };
         world.processes.resize_with(ranks, || None);
@@ -348,18 +88,39 @@ impl World {
         world
     }
 
+    /// From here on everybody is told of the last state of each key only.
+    pub(super) fn last_only(mut self) -> Self {
+        self.last_only = true;
+        for process in self.processes.iter_mut().flatten() {
+            process.inbox.last_only = true;
+        }
+        self
+    }
+
+    /// The newest process of each rank, where there is one.
+    pub(super) fn living(&self) -> impl Iterator<Item = &Process> {
+        let newest = self.processes.iter().take(self.lives.len());
+        newest.flatten().map(|process| &**process)
+    }
+
+    pub(super) fn ranks(&self) -> usize {
+        self.lives.len()
+    }
+
+    /// Processes whose place others have taken.
+    pub(super) fn replaced(&self) -> impl Iterator<Item = &Process> {
+        let old = self.processes.iter().skip(self.lives.len());
+        old.flatten().map(|process| &**process)
+    }
+
     pub(super) fn start(&mut self, rank: usize) {
         if self.processes[rank].is_none() {
             self.lives[rank] += 1;
-            let initial = self.processes.len() as u32;
-            let process = Process::start(
-                &mut self.board,
-                Rank(rank as u32),
-                Incarnation(self.lives[rank]),
-                initial,
-            );
+            let life = (Rank(rank as u32), Incarnation(self.lives[rank]));
+            let initial = self.lives.len() as u32;
+            let process = Process::start(&mut self.board, life, initial, self.last_only);
             self.deliver();
-            self.processes[rank] = Some(process);
+            self.processes[rank] = Some(Shared::new(process));
         }
     }
 
@@ -371,7 +132,7 @@ impl World {
     pub(super) fn step(&mut self, step: &Step) {
         match *step {
             Step::Read(i) => {
-                if let Some(process) = &mut self.processes[i] {
+                if let Some(process) = self.processes[i].as_mut().filter(|p| p.has_news()) {
                     process.read(self.now);
                 }
             }
@@ -380,15 +141,13 @@ impl World {
                     process.act(&mut self.board, self.now);
                 }
             }
-            Step::Run(i) => {
-                if let Some(process) = &mut self.processes[i] {
-                    process.run();
-                }
+            Step::Fail(i, trouble) => {
+                self.fail(i, trouble);
             }
+            Step::Run(i) => self.run(i),
             Step::Kill(i) => {
-                if let Some(process) = self.processes[i].take() {
-                    self.board.publish(Event::Gone(process.life));
-                }
+                self.lose_lease(i);
+                self.processes[i] = None;
             }
             Step::Start(i) => self.start(i),
             Step::GiveUp(i, j) => {
@@ -396,9 +155,24 @@ impl World {
                     process.table.remove(&Rank(j as u32));
                 }
             }
-            Step::LoseLease(i) => {
+            Step::Cut(i, j) => {
+                let (a, b) = (Rank(i as u32), Rank(j as u32));
+                self.cut.extend([(a, b), (b, a)]);
+            }
+            Step::LoseLease(i) => self.lose_lease(i),
+            Step::Regain(i) => self.regain_lease(i),
+            Step::Leave(i) => {
+                if let Some(process) = &mut self.processes[i] {
+                    process.leaving = true;
+                    self.board.publish(Event::Left(process.life));
+                }
+            }
+            Step::Replace(i) => {
                 self.lose_lease(i);
-                self.regain_lease(i);
+                let old = self.processes[i].take();
+                self.processes.push(old);
+                self.frozen.push(false);
+                self.start(i);
             }
             Step::Lie => self.board.lie(),
             Step::Wait => self.now += TIME_OUT / 2,
@@ -406,27 +180,52 @@ impl World {
         self.deliver();
     }
 
+    fn run(&mut self, rank: usize) {
+        if let Some(process) = &mut self.processes[rank] {
+            let me = process.life.0;
+            let cut = &self.cut;
+            process.run(|other| cut.contains(&(me, other)));
+        }
+    }
+
     pub(super) fn lose_lease(&mut self, rank: usize) {
-        if let Some(process) = &self.processes[rank] {
+        if let Some(process) = self.processes[rank].as_mut().filter(|p| p.has_lease) {
+            process.has_lease = false;
+            // What was to hang on it is refused.
+            process
+                .pending
+                .take_if(|(how, _)| *how == board::How::Leased);
             self.board.publish(Event::Gone(process.life));
         }
         self.deliver();
     }
 
     pub(super) fn regain_lease(&mut self, rank: usize) {
-        if let Some(process) = &self.processes[rank] {
-            let (rank, incarnation) = process.life;
-            self.board.publish(Event::Card(card(rank, incarnation)));
+        if let Some(process) = self.processes[rank].as_mut().filter(|p| !p.has_lease) {
+            process.has_lease = true;
+            self.board.publish(Event::Card(card(process.life)));
         }
         self.deliver();
     }
 
+    /// Networks carry again what is sent, and leases are taken anew.
+    pub(super) fn mend(&mut self) {
+        self.cut.clear();
+        (0..self.lives.len()).for_each(|rank| self.regain_lease(rank));
+    }
+
     /// Brings what was published to everybody.
     fn deliver(&mut self) {
-        for event in std::mem::take(&mut self.board.news) {
-            let for_whom = |process: &&mut Process| self.board.is_for(process.life, &event);
-            for process in self.processes.iter_mut().flatten().filter(for_whom) {
-                deliver(&mut process.inbox, event.clone());
+        if self.board.news.is_empty() {
+            return;
+        }
+        for (key, event) in std::mem::take(&mut self.board.news) {
+            for process in self.processes.iter_mut().flatten() {
+                let is_for = |event: &Arc<Event>| self.board.is_for(process.life, event);
+                let event = event.clone().filter(is_for);
+                if event.is_some() || process.inbox.knows_of(key) {
+                    process.inbox.deliver(key, event);
+                }
             }
         }
     }
@@ -434,9 +233,25 @@ impl World {
     /// A rank goes on up to the first thing that the others can see.
     pub(super) fn act_visibly(&mut self, rank: usize) {
         if let Some(process) = &mut self.processes[rank] {
-            while self.board.news.is_empty() && process.act(&mut self.board, self.now) {}
+            let quiet = |process: &Process| process.pending.is_none();
+            while !self.board.is_heard() && process.act(&mut self.board, self.now) {
+                if !quiet(process) {
+                    break;
+                }
+            }
         }
         self.deliver();
+    }
+
+    /// The same, while something goes wrong. Whether anything did.
+    pub(super) fn fail(&mut self, rank: usize, trouble: Trouble) -> bool {
+        let Some(process) = &mut self.processes[rank] else {
+            return false;
+        };
+        process.trouble = Some(trouble);
+        self.act_visibly(rank);
+        let process = self.processes[rank].as_mut();
+        process.is_some_and(|process| process.trouble.take().is_none())
     }
 
     /// A rank reads everything and does everything. Whether there was anything to do.
@@ -445,7 +260,13 @@ impl World {
         let Some(process) = self.processes[rank].as_mut().filter(|_| !self.frozen[rank]) else {
             return false;
         };
-        process.read(self.now);
+        // What it was busy with keeps it from reading.
+        if process.pending.is_some() {
+            process.act(&mut self.board, self.now);
+        }
+        if process.has_news() {
+            process.read(self.now);
+        }
         while process.act(&mut self.board, self.now) {
             busy = true;
         }
@@ -466,7 +287,7 @@ impl World {
 
     /// Two living ranks that count each other do so from one epoch, in these lives.
     pub(super) fn check_agreement(&self) {
-        let living: Vec<&Process> = self.processes.iter().flatten().collect();
+        let living: Vec<&Process> = self.living().collect();
         for a in &living {
             for b in &living {
                 if let Some((life, from)) = a.table.get(&b.life.0)
