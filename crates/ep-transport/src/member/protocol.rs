@@ -344,7 +344,14 @@ impl Protocol {
             return;
         }
         self.last_number = number;
-        if let Some(before) = self.attempt.take() {
+        if let Some(mut before) = self.attempt.take() {
+            // How it ended is no longer in the store: a commit without this rank came since,
+            // or it would have had to learn of it. Nothing of the attempt holds here.
+            before.decision.get_or_insert_with(|| Decision::Dropped {
+                by: self.setup.me,
+                why: "its decision is gone".to_owned(),
+                blame: Vec::new(),
+            });
             self.conclude(before, now);
         }
         let times = (now, self.setup.time_out);

@@ -114,6 +114,35 @@ fn a_rank_whose_lease_ended_is_taken_in_again() {
     world.check_agreement();
 }
 
+/// A rank that stood still while the attempt was decided, and while another one was
+/// committed without it.
+#[test]
+fn an_attempt_whose_decision_is_gone_binds_nobody() {
+    let mut world = World::new(3);
+    world.settle();
+    world.step(&Step::Kill(2));
+    world.settle();
+    world.step(&Step::Start(2));
+    let promised = |world: &World| world.processes[0].as_ref().unwrap().limit.is_some();
+    for step in (0..100).flat_map(|_| (0..3).flat_map(|i| [Step::Read(i), Step::Act(i)])) {
+        if !promised(&world) {
+            world.step(&step);
+        }
+    }
+    assert!(promised(&world));
+    let (now, process) = (world.now, world.processes[0].as_mut().unwrap());
+    let attempt = process.protocol.attempt.clone().unwrap();
+    let next = Event::Proposal(attempt.number + 1, attempt.proposal.clone());
+    process.protocol.on(next, now);
+    let actions = std::iter::from_fn(|| process.protocol.next(now));
+    let given_up = |action: Action| match action {
+        Action::Forget { attempt, ranks, .. } => Some((attempt, ranks)),
+        _ => None,
+    };
+    let given_up: Vec<_> = actions.take(3).filter_map(given_up).collect();
+    assert_eq!(given_up, [(attempt.number, vec![Rank(2)])]);
+}
+
 /// A newcomer does not begin a group of its own beside them, and they do not use the
 /// epochs that lie behind them again.
 #[test]
