@@ -72,8 +72,13 @@ impl Group {
     ) -> Result<Self, Error> {
         config.check()?;
         let common = format!(
-            "capacity={} lanes={} ops_per_round={} global_route={} region={region_bytes} {}",
-            config.capacity, config.lanes, config.ops_per_round, config.global_route, config.common
+            "capacity={} path={:?} lanes={} ops_per_round={} global_route={} region={region_bytes} {}",
+            config.capacity,
+            config.path,
+            config.lanes,
+            config.ops_per_round,
+            config.global_route,
+            config.common
         );
         let place = Place::take(config, common, store)?;
         let region = Arc::new(Region::shared("ep-buffer", region_bytes)?);

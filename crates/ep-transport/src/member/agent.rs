@@ -22,6 +22,8 @@ const POLL: Duration = Duration::from_millis(50);
 /// How long after a look for losses another one is worth its while: what is read at the
 /// rendezvous comes in many small parts.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+/// Attempts that were dropped and stay in the store, for whoever is a little behind.
+const KEPT: u64 = 8;
 const STORE_RETRY: Duration = Duration::from_millis(100);
 
 /// The connections, as the agent changes them. The data path uses the same ones.
@@ -52,6 +54,8 @@ pub(crate) struct Agent {
     pub(crate) born: Instant,
     /// The oldest attempt that the store still knows of.
     pub(crate) oldest: Option<u64>,
+    /// Attempts before this one that were dropped have been taken out of the store.
+    pub(crate) dropped: u64,
     /// Whether this rank watches what everybody answers.
     pub(crate) collecting: bool,
     /// What this rank answered in the present attempt.
@@ -362,6 +366,7 @@ impl Agent {
             }
             Action::Propose(number, proposal) => {
                 self.publish_once(&self.key(format_args!("all/proposal/{number}")), &proposal);
+                self.forget_dropped(number);
             }
             Action::Prepare(number, ranks) => {
                 self.report(MemberEvent::UpdateBegun {
@@ -370,7 +375,7 @@ impl Agent {
                     at_us,
                 });
                 let outcome = self.prepare(&ranks).map(|o| Event::Prepared(number, o));
-                self.feed(number, outcome);
+                self.feed(number, outcome, None);
             }
             Action::PublishOffers {
                 number,
@@ -385,8 +390,15 @@ impl Agent {
                 self.answer(kind, number, &offers);
             }
             Action::Connect(number, peers) => {
-                let outcome = self.connections.connect(&peers);
-                self.feed(number, outcome.map(|()| Event::Connected(number)));
+                let mut peers = peers.iter();
+                let refused = peers.find_map(|peer| {
+                    let outcome = self.connections.connect(std::slice::from_ref(peer));
+                    Some((peer.0.rank, outcome.err()?))
+                });
+                match refused {
+                    None => self.feed(number, Ok(Event::Connected(number)), None),
+                    Some((peer, error)) => self.feed(number, Err(error), Some(peer)),
+                }
             }
             Action::PublishLinked(number) => {
                 self.report(MemberEvent::Connected {
@@ -405,7 +417,11 @@ impl Agent {
                 };
                 let masked = self.protocol.masked();
                 let ready = limit.map(|limit| Ready { limit, masked });
-                self.feed(number, ready.map(|ready| Event::Promised(number, ready)));
+                self.feed(
+                    number,
+                    ready.map(|ready| Event::Promised(number, ready)),
+                    None,
+                );
             }
             Action::PublishReady(number, ready) => {
                 self.answer("few/ready", number, &ready);
@@ -515,10 +531,11 @@ impl Agent {
         self.connections.prepare(ranks)
     }
 
-    fn feed(&mut self, attempt: u64, outcome: Result<Event, Error>) {
+    /// `peer`: with whom it failed, if it did.
+    fn feed(&mut self, attempt: u64, outcome: Result<Event, Error>, peer: Option<Rank>) {
         let event = outcome.unwrap_or_else(|error| {
             tracing::warn!(rank = self.me.0, attempt, error = %Chain(&error), "update step failed");
-            Event::Failed(attempt, format!("{}: {}", self.me, Chain(&error)))
+            Event::Failed(attempt, format!("{}: {}", self.me, Chain(&error)), peer)
         });
         let now = self.now();
         self.protocol.on(event, now);
@@ -543,7 +560,26 @@ impl Agent {
     /// Takes attempts before a committed one out of the store: everybody who was
     /// ready for this one has learned how those ended.
     fn forget_before(&mut self, attempt: u64) {
-        for number in self.oldest.unwrap_or(attempt)..attempt {
+        self.forget(self.oldest.unwrap_or(attempt)..attempt);
+        self.oldest = Some(attempt);
+    }
+
+    /// Takes attempts that were dropped since the last commit out of the store, but for the
+    /// last few. Who has not read how one ended finds a later one, and knows that it was not
+    /// taken in by this one.
+    fn forget_dropped(&mut self, proposed: u64) {
+        let committed = self.protocol.last_commit();
+        let begin = self
+            .dropped
+            .max(committed + 1)
+            .max(self.oldest.unwrap_or(proposed));
+        let end = proposed.saturating_sub(KEPT).max(begin);
+        self.forget(begin..end);
+        self.dropped = end;
+    }
+
+    fn forget(&self, attempts: std::ops::Range<u64>) {
+        for number in attempts {
             for kind in ["proposal", "go", "decision"] {
                 let key = self.key(format_args!("all/{kind}/{number}"));
                 if let Err(error) = self.store.delete(&key) {
@@ -551,6 +587,5 @@ impl Agent {
                 }
             }
         }
-        self.oldest = Some(attempt);
     }
 }

@@ -126,6 +126,7 @@ impl Membership {
             }),
             born: Instant::now(),
             oldest: None,
+            dropped: 0,
             collecting: false,
             answers: Vec::new(),
             looked: Duration::ZERO,

@@ -47,6 +47,13 @@ use std::time::Duration;
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// Doublings at most.
 const MOST_DOUBLINGS: u32 = 7;
+/// A member that is joined again within this time of the last time is unsteady.
+const STEADY: Duration = Duration::from_secs(120);
+/// So many times in a row it is joined again at once.
+const FREE_RETURNS: u32 = 2;
+/// After that each time waits twice as long as the last one, with so many doublings at most:
+/// 100 seconds.
+const MOST_DELAY: u32 = 10;
 /// How long ranks that do not count each other any more are given to tell all of
 /// them. The lowest member proposes to join them again; after each further such
 /// time the next one would.
@@ -99,8 +106,8 @@ pub(crate) enum Event {
     Connected(u64),
     /// [`Action::Promise`] was done; this is the promise.
     Promised(u64, Ready),
-    /// [`Action::Prepare`] or [`Action::Connect`] failed.
-    Failed(u64, String),
+    /// [`Action::Prepare`] or [`Action::Connect`] failed, the latter with this peer.
+    Failed(u64, String, Option<Rank>),
 }
 
 /// Something to be done.
@@ -189,6 +196,8 @@ pub(crate) struct Protocol {
     /// Lives that have made attempts fail: until when they are left out, and how
     /// many attempts.
     failing: BTreeMap<Life, (Duration, u32)>,
+    /// Members that were joined again: when last, and how many times in a row.
+    returned: BTreeMap<Life, (Duration, u32)>,
     attempt: Option<Attempt>,
     due: VecDeque<Action>,
 }
@@ -218,6 +227,7 @@ impl Protocol {
             propose_from: Duration::ZERO,
             deserted: None,
             failing: BTreeMap::new(),
+            returned: BTreeMap::new(),
             attempt: None,
             due: VecDeque::new(),
             setup,
@@ -241,6 +251,11 @@ impl Protocol {
     /// The members of the last committed view.
     pub(crate) fn view(&self) -> impl Iterator<Item = Life> + '_ {
         self.view.iter().map(|(rank, life)| (*rank, *life))
+    }
+
+    /// The number of the attempt that made it; 0 before the first.
+    pub(crate) fn last_commit(&self) -> u64 {
+        self.last_commit
     }
 
     /// Whether this rank is a member.
@@ -324,9 +339,11 @@ impl Protocol {
                     attempt.stage = Stage::Promised;
                 }
             }
-            Event::Failed(number, why) => {
+            Event::Failed(number, why, peer) => {
+                let me = self.setup.me;
                 if let Some(attempt) = self.current(number) {
-                    attempt.failure = Some(why);
+                    let blame = attempt.proposal.to_blame(me, peer);
+                    attempt.failure = Some((why, blame));
                     self.step_all(ConnectionEvent::Failed);
                 }
             }
@@ -399,6 +416,7 @@ impl Protocol {
         match attempt.decision {
             Some(Decision::Commit { from }) => {
                 lives.retain(|life| self.step(life.0, ConnectionEvent::Committed) == Deed::Admit);
+                self.note_returns(&attempt.proposal, now);
                 self.view = attempt.proposal.everybody().collect();
                 self.last_commit = number;
                 self.unsaid = true;
@@ -443,6 +461,34 @@ impl Protocol {
             .is_some_and(|(until, _)| now < *until)
     }
 
+    /// Who comes back again and again answers its agent's messages and nothing else: each
+    /// time the others wait for it in vain.
+    fn note_returns(&mut self, proposal: &Proposal, now: Duration) {
+        let again = |life: &Life| {
+            let joined = proposal
+                .pairs
+                .iter()
+                .any(|(a, b)| *a == life.0 || *b == life.0);
+            self.in_view(*life) && (joined || proposal.joining.contains(life))
+        };
+        for life in proposal.everybody().filter(again).collect::<Vec<_>>() {
+            let (last, times) = self.returned.entry(life).or_default();
+            *times = if now < *last + STEADY { *times + 1 } else { 1 };
+            *last = now;
+        }
+        let stays = |life: &Life| proposal.everybody().any(|other| other == *life);
+        self.returned.retain(|life, _| stays(life));
+    }
+
+    /// Whether a member has been joined again so often that the next time has to wait. The
+    /// first times are free.
+    fn is_unsteady(&self, life: Life, now: Duration) -> bool {
+        self.returned.get(&life).is_some_and(|(last, times)| {
+            let doublings = times.saturating_sub(FREE_RETURNS).min(MOST_DELAY);
+            *times > FREE_RETURNS && now < *last + RETRY_AFTER * (1 << doublings)
+        })
+    }
+
     fn situation(&self, now: Duration) -> Situation<'_> {
         let me = self.me();
         let cards = self.cards.values();
@@ -464,7 +510,12 @@ impl Protocol {
             |life: &Life| self.in_view(*life) && !masks.iter().any(|(who, _)| who == life);
         let left_out = living
             .iter()
-            .filter(|life| **life != me && (self.fails(**life, now) || speechless(life)))
+            .filter(|life| {
+                **life != me
+                    && (self.fails(**life, now)
+                        || self.is_unsteady(**life, now)
+                        || speechless(life))
+            })
             .copied()
             .collect();
         Situation {

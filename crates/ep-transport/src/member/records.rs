@@ -245,6 +245,19 @@ impl Proposal {
         self.collector() == Some(life) || self.joining.contains(&life)
     }
 
+    /// Who is left out for a while when `me` could not do its part, or not with `peer`: of
+    /// those who come in, whom the attempt cannot take in as things are.
+    pub(crate) fn to_blame(&self, me: Rank, peer: Option<Rank>) -> Vec<Rank> {
+        let joins = |rank: Rank| self.joining.iter().any(|life| life.0 == rank);
+        match peer.filter(|peer| joins(*peer)) {
+            // Of two that come in, the lower goes first.
+            Some(peer) if !joins(me) || me < peer => vec![peer],
+            _ if joins(me) => vec![me],
+            // A member cannot, whoever comes in.
+            _ => self.joining.iter().map(|life| life.0).chain([me]).collect(),
+        }
+    }
+
     /// Whether members have to hear what a rank offers.
     pub(crate) fn changes(&self, rank: Rank) -> bool {
         let comes_in = self.joining.iter().any(|life| life.0 == rank);
@@ -362,6 +375,32 @@ mod tests {
         Ready {
             limit: Epoch(77),
             masked: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn who_comes_in_is_to_blame_and_nobody_else_if_it_is_known() {
+        let lives = |ranks: &[u32]| ranks.iter().map(|r| (Rank(*r), Incarnation(1))).collect();
+        let proposal = Proposal {
+            members: lives(&[0, 1, 3]),
+            joining: lives(&[2, 4]),
+            pairs: vec![(Rank(0), Rank(1))],
+        };
+        for (me, peer, blamed) in [
+            // A member with one that comes in, or with another member, or alone.
+            (0, Some(4), &[4][..]),
+            (3, Some(2), &[2]),
+            (0, Some(1), &[2, 4, 0]),
+            (3, None, &[2, 4, 3]),
+            // Who comes in, with a member, alone, or with another that comes in.
+            (4, Some(0), &[4]),
+            (2, None, &[2]),
+            (2, Some(4), &[4]),
+            (4, Some(2), &[4]),
+        ] {
+            let blame = proposal.to_blame(Rank(me), peer.map(Rank));
+            let blame: Vec<u32> = blame.into_iter().map(|rank| rank.0).collect();
+            assert_eq!(blame, blamed, "{me} with {peer:?}");
         }
     }
 

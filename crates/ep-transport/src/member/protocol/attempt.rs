@@ -37,7 +37,8 @@ pub(super) struct Attempt {
     /// All are linked.
     pub(super) go: bool,
     pub(super) ready: BTreeMap<Rank, Ready>,
-    pub(super) failure: Option<String>,
+    /// What failed here, and who cannot be taken in therefore.
+    pub(super) failure: Option<(String, Vec<Rank>)>,
     /// Somebody who has to take part and does not live.
     pub(super) gone: Option<Rank>,
     pub(super) decision: Option<Decision>,
@@ -210,8 +211,8 @@ impl Protocol {
 
     /// Why the attempt cannot succeed, and whose fault that is.
     fn reason_to_drop(&self, attempt: &Attempt, now: Duration) -> Option<(String, Vec<Rank>)> {
-        if let Some(why) = &attempt.failure {
-            return Some((why.clone(), vec![self.setup.me]));
+        if let Some(failure) = &attempt.failure {
+            return Some(failure.clone());
         }
         if let Some(rank) = attempt.gone {
             return Some((format!("{rank} is gone"), Vec::new()));

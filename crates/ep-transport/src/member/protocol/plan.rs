@@ -68,6 +68,7 @@ impl Situation<'_> {
             .filter(|(a, b)| members.contains(a) && members.contains(b))
             // Who was given up shows that it lives by giving up the other.
             .filter(|(a, b)| self.masks.contains(&(*b, *a)))
+            .filter(|(a, b)| !self.left_out.contains(a) && !self.left_out.contains(b))
             .map(|((a, _), (b, _))| (*a.min(b), *a.max(b)))
             .collect();
         pairs.sort_unstable();

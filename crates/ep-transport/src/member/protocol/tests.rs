@@ -114,6 +114,44 @@ fn a_rank_whose_lease_ended_is_taken_in_again() {
     world.check_agreement();
 }
 
+/// One whose agent answers and whose operations do not: each time it is joined again, the
+/// others wait for it in vain.
+#[test]
+fn a_member_that_is_given_up_again_and_again_is_joined_less_and_less_often() {
+    let mut world = World::new(3);
+    world.settle();
+    let mut joined = Vec::new();
+    for _ in 0..4 * 60 {
+        world.pass_time();
+        let counted = |i: usize| {
+            world.processes[i]
+                .as_ref()
+                .unwrap()
+                .counts((Rank(2), Incarnation(1)))
+        };
+        if counted(0) && counted(1) {
+            joined.push(world.now);
+            for (a, b) in [(0, 2), (1, 2), (2, 0), (2, 1)] {
+                world.step(&Step::GiveUp(a, b));
+            }
+        }
+    }
+    let between: Vec<Duration> = joined.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(between[0] < TIME_OUT, "{between:?}");
+    assert!(between[between.len() - 1] > 10 * TIME_OUT, "{between:?}");
+    assert!((5..=13).contains(&joined.len()), "{between:?}");
+    // It is a member as any other once it goes on.
+    world.now += 2 * STEADY;
+    world.settle();
+    world.check_agreement();
+    assert!(
+        world.processes[0]
+            .as_ref()
+            .unwrap()
+            .counts((Rank(2), Incarnation(1)))
+    );
+}
+
 /// A rank that stood still while the attempt was decided, and while another one was
 /// committed without it.
 #[test]
@@ -214,7 +252,7 @@ fn a_failed_step_drops_the_attempt_and_a_later_one_succeeds() {
     let dropped = Decision::Dropped {
         by: Rank(0),
         why: "rank 0: refused".to_owned(),
-        blame: vec![Rank(0)],
+        blame: vec![Rank(1), Rank(0)],
     };
     assert_eq!(world.board.decision(number), Some(&dropped));
     world.settle();

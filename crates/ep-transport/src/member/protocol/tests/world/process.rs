@@ -258,7 +258,7 @@ impl Process {
 
     /// How a step that failed is told; it may have been half done.
     fn failed(&self, number: u64) -> Event {
-        Event::Failed(number, format!("{}: refused", self.life.0))
+        Event::Failed(number, format!("{}: refused", self.life.0), None)
     }
 
     fn prepare(&mut self, number: u64, ranks: &[Rank]) -> Event {
