@@ -57,6 +57,15 @@ pub(crate) struct ReceiveQueue {
     pub(crate) landing: Option<Landing>,
 }
 
+impl ReceiveQueue {
+    /// Receive WQEs posted and not completed; `None` if the doorbell record is
+    /// gone, or counts more than the queue holds.
+    pub(crate) fn waiting(&self, buffers: &QpBuffers, qpc: &Qpc) -> Option<u16> {
+        let waiting = buffers.counter(RECEIVE)?.wrapping_sub(self.head);
+        (u32::from(waiting) <= 1 << qpc.log_rq_size()).then_some(waiting)
+    }
+}
+
 /// A queue pair.
 #[derive(Debug)]
 pub(crate) struct Qp {
@@ -145,10 +154,11 @@ impl Qp {
         }
     }
 
-    /// Whether receive WQEs are posted.
+    /// Whether receive WQEs are posted. A record that counts more than the
+    /// queue holds, as one that is cleared too early may, posts none.
     pub(crate) fn has_receives(&self) -> bool {
-        let posted = self.buffers.counter(RECEIVE);
-        self.has_rq && posted.is_some_and(|posted| posted != self.rq.head)
+        let waiting = self.rq.waiting(&self.buffers, &self.qpc);
+        self.has_rq && waiting.is_some_and(|waiting| waiting > 0)
     }
 
     /// 2ERR_QP, or a fatal error: everything posted is flushed.

@@ -7,7 +7,7 @@ use mlx5gda_sys::prm::QpState;
 use mlx5gda_sys::wqe::DataPtr;
 
 use super::memory::{Reach, scatter};
-use crate::device::{Cqs, Landing, QpBuffers, RECEIVE, ReceiveQueue, State};
+use crate::device::{Cqs, Landing, QpBuffers, ReceiveQueue, State};
 use crate::rc::{Access, AtomicOp, Fault, MessageEnd, Target};
 use crate::stats::Stats;
 
@@ -134,11 +134,13 @@ impl Target for ResponderSide<'_> {
     }
 
     fn receive_begin(&mut self) -> Result<(), Fault> {
-        let head = self.queue.as_ref().ok_or(Fault::Unsupported)?.head;
-        if self.buffers.counter(RECEIVE).ok_or(Fault::Queue)? == head {
-            return Err(Fault::NotReady);
+        let queue = self.queue.as_ref().ok_or(Fault::Unsupported)?;
+        match queue.waiting(self.buffers, self.reach.qpc) {
+            Some(0) => return Err(Fault::NotReady),
+            Some(_) => {}
+            None => return Err(Fault::Queue),
         }
-        let landing = self.landing(head).ok_or(Fault::Queue)?;
+        let landing = self.landing(queue.head).ok_or(Fault::Queue)?;
         if let Some(queue) = &mut self.queue {
             queue.landing = Some(landing);
         }

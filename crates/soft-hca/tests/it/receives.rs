@@ -4,10 +4,12 @@
 use std::time::{Duration, Instant};
 
 use mlx5gda_sys::cqe::{CqeOpcode, Syndrome};
+use mlx5gda_sys::eqe::EventType;
 use mlx5gda_sys::prm::{Init2RtrQpIn, Mtu, Rts2RtsQpIn, opt_param};
 use mlx5gda_sys::wqe::{DataPtr, Remote, Wqe};
 use soft_hca::Config;
 
+use crate::channel::Channel;
 use crate::client::{Client, Cq, Qp, USER_INDEX};
 
 /// A sender and a receiver with a receive queue.
@@ -204,4 +206,38 @@ fn a_queue_pair_without_receive_queue_refuses_messages() {
     mail.b.post(&mut mail.qp_b, &wqe);
     let cqe = mail.b.next(&mut mail.cq_b);
     assert_eq!(cqe.syndrome(), Syndrome::RemoteInvalidRequest);
+}
+
+#[test]
+fn a_record_that_counts_more_than_the_queue_holds_flushes_nothing() {
+    let mut mail = Mail::new();
+    for index in 0..3 {
+        mail.b.post_receive(&mail.qp_b, index, &[]);
+    }
+    mail.b.error(&mail.qp_b);
+    for _ in 0..3 {
+        mail.b.next(&mut mail.cq_b);
+    }
+    // The record is cleared before the queue pair is reset: 65,533 entries
+    // ahead of the queue. Then it is one entry too far ahead, then full.
+    for (posted, flushed) in [(0, 3), (20, 3), (19, 19)] {
+        mail.b
+            .post_receive(&mail.qp_b, u16::wrapping_sub(posted, 1), &[]);
+        std::thread::sleep(Duration::from_millis(20));
+        let context = mail.b.cq_context(&mail.cq_b);
+        assert_eq!(context.producer_counter(), flushed, "{posted} posted");
+    }
+}
+
+#[test]
+fn a_message_to_a_queue_that_was_run_over_fails_both_ends() {
+    let mut mail = Mail::new();
+    let channel = Channel::new(&mail.b, 0);
+    let fatal = [EventType::WqCatastrophic];
+    assert_eq!(channel.subscribe(mail.qp_b.object, &fatal, 3), 0);
+    mail.b.post_receive(&mail.qp_b, 16, &[]);
+    mail.send(&[5; 8], None);
+    let cqe = mail.a.next(&mut mail.cq_a);
+    assert_eq!(cqe.syndrome(), Syndrome::RemoteOperation);
+    assert_eq!(channel.next().0, 3);
 }
