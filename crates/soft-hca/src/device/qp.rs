@@ -161,13 +161,24 @@ impl Qp {
         self.has_rq && waiting.is_some_and(|waiting| waiting > 0)
     }
 
-    /// 2ERR_QP, or a fatal error: everything posted is flushed.
-    pub(crate) fn enter_error(&mut self) {
+    /// The responder has refused a request: everything posted is flushed. What
+    /// was asked for before that request is still answered, as the peer takes
+    /// the refusal only behind it.
+    pub(crate) fn enter_refused(&mut self) {
         self.state = QpState::Err;
         if let Some(requester) = &mut self.requester
             && !requester.failed()
         {
             requester.flush();
+        }
+    }
+
+    /// 2ERR_QP, or a fatal error on this side: everything posted is flushed, and
+    /// the memory is not read any more.
+    pub(crate) fn enter_error(&mut self) {
+        self.enter_refused();
+        if let Some(responder) = &mut self.responder {
+            responder.fall_silent();
         }
     }
 

@@ -91,7 +91,7 @@ impl State {
             stats.out_of_order += early_now - early;
             if responder.failed() {
                 events.refused(qp.number, responder.fault());
-                qp.enter_error();
+                qp.enter_refused();
             } else if !std::mem::replace(&mut qp.established, true) && qp.state == QpState::Rtr {
                 events.queue_pair(qp.number, EventType::CommunicationEstablished);
             }

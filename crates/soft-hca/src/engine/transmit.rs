@@ -175,7 +175,7 @@ impl Engine<'_> {
             }
             if responder.failed() && qp.state != mlx5gda_sys::prm::QpState::Err {
                 events.refused(qp.number, responder.fault());
-                qp.enter_error();
+                qp.enter_refused();
             }
         }
         sent + answered > 0

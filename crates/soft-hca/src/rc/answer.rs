@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::psn::{Psn, Seq};
-use crate::wire::{AckCode, Aeth, Bth, Headers, Opcode, Position, Reth};
+use crate::wire::{AckCode, Aeth, Bth, Headers, NakCode, Opcode, Position, Reth};
 
 /// Answers that may wait to be sent; requests that need a further one are
 /// dropped and come again.
@@ -84,18 +84,32 @@ impl Answers {
         self.queue.clear();
     }
 
+    /// Drops all but the refusal of a request, if one was refused for good.
+    pub(super) fn keep_refusal(&mut self) {
+        self.queue.retain(|answer| {
+            matches!(
+                answer,
+                Answer::Ack { code: AckCode::Nak(code), .. } if *code != NakCode::SequenceError
+            )
+        });
+    }
+
     /// Queues an acknowledgement. One that directly follows a positive one
-    /// replaces it, as acknowledgements are cumulative.
+    /// replaces it, as acknowledgements are cumulative, and so does one that
+    /// says the same again.
     pub(super) fn acknowledge(&mut self, psn: Psn, code: AckCode, msn: u32) {
         let ack = Answer::Ack { psn, code, msn };
         match self.queue.back_mut() {
-            Some(
-                last @ Answer::Ack {
-                    code: AckCode::Ack, ..
-                },
-            ) => *last = ack,
-            _ => self.queue.push_back(ack),
+            Some(Answer::Ack {
+                psn: last_psn,
+                code: last,
+                ..
+            }) if *last == AckCode::Ack || (*last, *last_psn) == (code, psn) => {
+                self.queue.pop_back();
+            }
+            _ => {}
         }
+        self.queue.push_back(ack);
     }
 
     /// Queues the answer to a READ request, which may have come `again`.

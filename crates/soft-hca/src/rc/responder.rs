@@ -146,6 +146,10 @@ impl Responder {
             Gap::Reported(furthest) => seq <= furthest,
             Gap::NotReady => return,
         };
+        // Not said, so not noted: the next early packet finds it again.
+        if again && self.answers.is_full() {
+            return;
+        }
         self.gap = Gap::Reported(seq);
         if again {
             self.acknowledge(self.expected.psn(), AckCode::Nak(NakCode::SequenceError));
@@ -358,6 +362,11 @@ impl Responder {
     /// The next answer to send, if any.
     pub fn poll_tx(&mut self) -> Option<Reply> {
         self.answers.next(self.config.dest_qpn, self.config.mtu)
+    }
+
+    /// Answers nothing any more. That a request was refused is still said.
+    pub fn fall_silent(&mut self) {
+        self.answers.keep_refusal();
     }
 
     /// The memory of the READ response polled last is gone: the request is

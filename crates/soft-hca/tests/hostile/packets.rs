@@ -19,6 +19,10 @@ const MEMORY: usize = 4096;
 const MESSAGE: u32 = 700;
 /// More answers than this to one datagram would let a peer make the device busy.
 const MAX_ANSWERS: usize = 64 * MEMORY / MTU as usize;
+/// More answers without data than this would fill the memory of a device that cannot send.
+const MAX_PLAIN: usize = 65;
+/// Times that some datagrams come in a row: more than answers may wait.
+const COPIES: u32 = 100;
 
 /// A memory that every key opens, and receive buffers without end.
 struct Memory {
@@ -142,15 +146,13 @@ impl Ends {
         ends
     }
 
-    fn take(&mut self, packet: &Packet<'_>) {
-        self.responder.on_packet(packet, &mut self.memory);
-        let answers = std::iter::from_fn(|| self.responder.poll_tx());
-        for (count, reply) in answers.enumerate() {
-            assert!(count <= MAX_ANSWERS, "answers without end");
-            if let Some(source) = reply.source {
-                let end = source.addr + u64::from(source.len);
-                assert!(end <= MEMORY as u64, "{source:?} leaves the memory");
-            }
+    /// Takes a packet `copies` times. Answers leave before the next one if the device can send.
+    fn take(&mut self, packet: &Packet<'_>, copies: u32, sends: bool) {
+        for _ in 0..copies {
+            self.responder.on_packet(packet, &mut self.memory);
+        }
+        if sends {
+            self.answer();
         }
         self.now += Duration::from_micros(300);
         self.requester.on_timer(self.now);
@@ -165,6 +167,21 @@ impl Ends {
             assert!(first, "{completion:?} was reported before");
         }
     }
+
+    fn answer(&mut self) {
+        let mut plain = 0;
+        let answers = std::iter::from_fn(|| self.responder.poll_tx());
+        for (count, reply) in answers.enumerate() {
+            assert!(count <= MAX_ANSWERS, "answers without end");
+            if let Some(source) = reply.source {
+                let end = source.addr + u64::from(source.len);
+                assert!(end <= MEMORY as u64, "{source:?} leaves the memory");
+            } else {
+                plain += 1;
+                assert!(plain <= MAX_PLAIN, "answers pile up");
+            }
+        }
+    }
 }
 
 /// Takes `bytes` as datagrams, each behind a byte with half of its length.
@@ -176,9 +193,13 @@ pub(crate) fn run(bytes: &[u8]) {
         rest = more;
         one(datagram);
         if let Ok(packet) = decode(datagram) {
-            ends.take(&packet);
+            // Bits that have no meaning in the header.
+            let flags = datagram.get(8).copied().unwrap_or(0);
+            let copies = if flags & 1 == 0 { 1 } else { COPIES };
+            ends.take(&packet, copies, flags & 2 == 0);
         }
     }
+    ends.answer();
 }
 
 /// The parsers alone.

@@ -60,6 +60,10 @@ impl<P> Requester<P> {
                 if seq < self.una || !self.acknowledge(now, seq) {
                     return;
                 }
+                // A copy: the peer has not been asked again since.
+                if self.rnr_until.is_some() || self.una == self.next {
+                    return;
+                }
                 if self.config.rnr_retry != RNR_FOREVER {
                     if self.rnr_left == 0 {
                         self.fail_first(Status::RnrRetryExceeded);
@@ -81,7 +85,7 @@ impl<P> Requester<P> {
                     return;
                 }
                 match code {
-                    NakCode::SequenceError => self.lost(now),
+                    NakCode::SequenceError => self.lost_request(now),
                     NakCode::InvalidRequest => self.fail_first(Status::RemoteInvalidRequest),
                     NakCode::RemoteAccess => self.fail_first(Status::RemoteAccess),
                     NakCode::RemoteOperational => self.fail_first(Status::RemoteOperation),

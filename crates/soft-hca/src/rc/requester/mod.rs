@@ -90,6 +90,9 @@ pub struct Requester<P> {
     polled: usize,
     /// `una` when it last went back, to go back once per loss.
     went_back_at: Option<Seq>,
+    /// `una` when the peer last reported it missing, until that is worth
+    /// hearing again.
+    reported_at: Option<Seq>,
     failed: bool,
     retransmitted: u64,
 }
@@ -121,6 +124,7 @@ impl<P> Requester<P> {
             rnr_until: None,
             polled: 0,
             went_back_at: None,
+            reported_at: None,
             failed: false,
             retransmitted: 0,
         }

@@ -23,9 +23,11 @@ impl<P> Requester<P> {
         if self.deadline.is_some_and(|at| at <= now) {
             self.deadline = None;
             self.probe_at = None;
+            self.reported_at = None;
             self.lost(now);
         } else if self.probe_at.is_some_and(|at| at <= now) {
             self.probe_due = true;
+            self.reported_at = None;
             self.probe_delay = self.probe_delay.saturating_mul(2);
             self.probe_at = now.checked_add(self.probe_delay);
         }
@@ -62,6 +64,16 @@ impl<P> Requester<P> {
     pub(super) fn lost_answer(&mut self, now: Instant) {
         if self.went_back_at != Some(self.una) {
             self.lost(now);
+        }
+    }
+
+    /// The peer reports a missing request: sends it again, once per report. The
+    /// peer says so again unasked only if it sees the requester go back, so that
+    /// a report that comes before the next probe is taken for a copy.
+    pub(super) fn lost_request(&mut self, now: Instant) {
+        if self.reported_at != Some(self.una) {
+            self.lost(now);
+            self.reported_at = Some(self.una);
         }
     }
 
