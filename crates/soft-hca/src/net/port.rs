@@ -126,7 +126,11 @@ impl Port {
         }
         let gid = Ipv6Addr::from(ads.rgid_rip());
         let remote = match (self.address, gid.to_ipv4_mapped()) {
-            (IpAddr::V4(_), Some(remote)) => IpAddr::V4(remote),
+            (IpAddr::V4(_), Some(remote))
+                if !remote.is_unspecified() && !remote.is_multicast() && !remote.is_broadcast() =>
+            {
+                IpAddr::V4(remote)
+            }
             (IpAddr::V6(_), None) if !gid.is_unspecified() && !gid.is_multicast() => {
                 IpAddr::V6(gid)
             }
@@ -206,6 +210,9 @@ mod tests {
         assert_eq!(path.remote, "fd00::6".parse::<IpAddr>().unwrap());
         for (port, gid) in [
             (&v4, "fd00::6"),
+            (&v4, "::ffff:0.0.0.0"),
+            (&v4, "::ffff:224.0.0.1"),
+            (&v4, "::ffff:255.255.255.255"),
             (&v6, "::ffff:10.0.0.1"),
             (&v6, "::"),
             (&v6, "ff02::1"),
