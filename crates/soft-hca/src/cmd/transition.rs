@@ -59,7 +59,23 @@ const INIT2RTR: u32 = RIGHTS | opt_param::PKEY_INDEX | opt_param::LAG_TX_AFFINIT
 const RTR2RTS: u32 = RIGHTS | opt_param::PM_STATE | opt_param::RNR_TIMEOUT;
 const RTS2RTS: u32 = RTR2RTS;
 
-/// Takes the optional fields that `mask` names.
+/// Checks the optional fields that `mask` names and of which this device knows
+/// one value: there is one partition key, one port and no other path.
+fn check_optional(qpc: &Qpc, mask: u32) -> CmdResult {
+    if mask & opt_param::PM_STATE != 0 && qpc.pm_state() != PmState::Migrated.code() {
+        return Err(Reason::PathMigration);
+    }
+    if mask & opt_param::PRIMARY_PORT != 0 && qpc.primary_address_path.vhca_port_num() != 1 {
+        return Err(Reason::Port);
+    }
+    if mask & opt_param::PKEY_INDEX != 0 && qpc.primary_address_path.pkey_index() != 0 {
+        return Err(Reason::PkeyIndex);
+    }
+    Ok(())
+}
+
+/// Takes the optional fields that `mask` names and of which there are several
+/// values.
 fn optional(qp: &mut Qp, qpc: &Qpc, mask: u32) {
     if mask & opt_param::RWE != 0 {
         qp.qpc.set_rwe(qpc.rwe());
@@ -105,6 +121,7 @@ impl State {
                 frame(bytes, &command.qpc, command.opt_param_mask(), INIT2INIT)?;
                 let qp = self.qps.get_mut(&command.qpn()).ok_or(Reason::NoQp)?;
                 from(qp, QpState::Init)?;
+                check_optional(&command.qpc, command.opt_param_mask())?;
                 optional(qp, &command.qpc, command.opt_param_mask());
                 Ok(())
             }
@@ -126,6 +143,7 @@ impl State {
                 frame(bytes, &command.qpc, command.opt_param_mask(), RTS2RTS)?;
                 let qp = self.qps.get_mut(&command.qpn()).ok_or(Reason::NoQp)?;
                 from(qp, QpState::Rts)?;
+                check_optional(&command.qpc, command.opt_param_mask())?;
                 optional(qp, &command.qpc, command.opt_param_mask());
                 Ok(())
             }
@@ -136,15 +154,9 @@ impl State {
     fn rst2init(&mut self, qpn: u32, qpc: &Qpc) -> CmdResult {
         let qp = self.qps.get_mut(&qpn).ok_or(Reason::NoQp)?;
         from(qp, QpState::Rst)?;
-        if qpc.pm_state() != PmState::Migrated.code() {
-            return Err(Reason::PathMigration);
-        }
-        if qpc.primary_address_path.vhca_port_num() != 1 {
-            return Err(Reason::Port);
-        }
-        if qpc.primary_address_path.pkey_index() != 0 {
-            return Err(Reason::PkeyIndex);
-        }
+        // These are not optional here.
+        let required = opt_param::PM_STATE | opt_param::PRIMARY_PORT | opt_param::PKEY_INDEX;
+        check_optional(qpc, required)?;
         take(qp.qpc.set_pm_state(qpc.pm_state()));
         qp.qpc.primary_address_path.set_vhca_port_num(1);
         optional(qp, qpc, opt_param::RWE | opt_param::RRE | opt_param::RAE);
@@ -182,6 +194,7 @@ impl State {
         if qpc.log_rra_max() > limits::LOG_READS {
             return Err(Reason::ReadDepth);
         }
+        check_optional(qpc, mask)?;
         optional(qp, qpc, mask);
         take(qp.qpc.set_mtu(qpc.mtu()));
         take(qp.qpc.set_log_msg_max(qpc.log_msg_max()));
@@ -191,6 +204,7 @@ impl State {
         take(qp.qpc.set_next_rcv_psn(qpc.next_rcv_psn()));
         qp.qpc.primary_address_path.clone_from(ads);
         qp.qpc.primary_address_path.set_vhca_port_num(1);
+        qp.qpc.primary_address_path.set_pkey_index(0);
         qp.path = Some(path);
         qp.responder = Some(Responder::new(ResponderConfig {
             dest_qpn: qpc.remote_qpn(),
@@ -209,6 +223,7 @@ impl State {
         if qpc.log_sra_max() > limits::LOG_READS {
             return Err(Reason::ReadDepth);
         }
+        check_optional(qpc, mask)?;
         let mtu = Mtu::try_from(qp.qpc.mtu()).map_err(|_| Reason::PathMtu)?;
         optional(qp, qpc, mask);
         let timeout = qpc.primary_address_path.ack_timeout();

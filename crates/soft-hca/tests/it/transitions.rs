@@ -1,9 +1,12 @@
-//! What transitions refuse, and where a context says that queues begin.
+//! What transitions refuse and what they end, and where a context says that queues begin.
+
+use std::time::{Duration, Instant};
 
 use mlx5gda_sys::prm::{
-    CmdStatus, Init2RtrQpIn, Mtu, PmState, Rst2InitQpIn, Rts2RtsQpIn, opt_param,
+    CmdStatus, Init2InitQpIn, Init2RtrQpIn, Mtu, PmState, Rst2InitQpIn, Rtr2RtsQpIn, Rts2RtsQpIn,
+    opt_param,
 };
-use mlx5gda_sys::wqe::Wqe;
+use mlx5gda_sys::wqe::{DataPtr, Remote, Wqe};
 use soft_hca::{Config, Reason};
 use zerocopy::IntoBytes;
 
@@ -83,6 +86,86 @@ fn a_path_that_leads_nowhere_is_refused() {
         assert_eq!(refused, Err(reason.status()), "{reason}");
     }
     assert_eq!(client.modify(qp.object, good), Ok(()));
+}
+
+#[test]
+fn optional_fields_count_only_where_the_mask_names_them() {
+    let mut client = Client::new(Config::default());
+    let cq = client.cq(4, true);
+    let qp = client.qp(&cq, 4);
+    client.rst2init(&qp).unwrap();
+
+    let mut to_init = Init2InitQpIn::new();
+    to_init.set_qpn(qp.number).unwrap();
+    to_init.qpc.primary_address_path.set_pkey_index(999);
+    to_init.qpc.primary_address_path.set_vhca_port_num(77);
+    for (named, reason) in [
+        (opt_param::PKEY_INDEX, Reason::PkeyIndex),
+        (opt_param::PRIMARY_PORT, Reason::Port),
+    ] {
+        to_init.set_opt_param_mask(named);
+        let refused = client.modify(qp.object, to_init);
+        assert_eq!(refused, Err(reason.status()), "{reason}");
+    }
+    to_init.set_opt_param_mask(0);
+    assert_eq!(client.modify(qp.object, to_init), Ok(()));
+
+    let mut to_rtr = Init2RtrQpIn::new();
+    client.fill_rtr(&mut to_rtr, &qp, &client.end(&qp, 0, Mtu::Bytes1024));
+    to_rtr.qpc.primary_address_path.set_pkey_index(999);
+    to_rtr.set_opt_param_mask(opt_param::PKEY_INDEX);
+    let refused = client.modify(qp.object, to_rtr);
+    assert_eq!(refused, Err(Reason::PkeyIndex.status()));
+    to_rtr.set_opt_param_mask(0);
+    assert_eq!(client.modify(qp.object, to_rtr), Ok(()));
+    let path = client.context_of(&qp).primary_address_path;
+    assert_eq!((path.pkey_index(), path.vhca_port_num()), (0, 1));
+
+    let mut to_rts = Rtr2RtsQpIn::new();
+    to_rts.set_qpn(qp.number).unwrap();
+    to_rts.qpc.set_pm_state(PmState::Rearm.code()).unwrap();
+    to_rts.set_opt_param_mask(opt_param::PM_STATE);
+    let refused = client.modify(qp.object, to_rts);
+    assert_eq!(refused, Err(Reason::PathMigration.status()));
+    to_rts.set_opt_param_mask(0);
+    assert_eq!(client.modify(qp.object, to_rts), Ok(()));
+
+    let mut in_rts = Rts2RtsQpIn::new();
+    in_rts.set_qpn(qp.number).unwrap();
+    in_rts.qpc.set_pm_state(PmState::Rearm.code()).unwrap();
+    in_rts.set_opt_param_mask(opt_param::PM_STATE);
+    let refused = client.modify(qp.object, in_rts);
+    assert_eq!(refused, Err(Reason::PathMigration.status()));
+    in_rts.set_opt_param_mask(0);
+    assert_eq!(client.modify(qp.object, in_rts), Ok(()));
+}
+
+#[test]
+fn nothing_is_read_after_the_command_that_puts_a_queue_pair_in_error() {
+    // Now and then all that was asked for by then has been answered.
+    for round in 0..20 {
+        let mut pair = Pair::new(Mtu::Bytes1024, 6, true);
+        let local = DataPtr {
+            addr: pair.a.address(),
+            lkey: pair.a.key(),
+            len: 1 << 20,
+        };
+        let remote = Remote {
+            addr: pair.b.address(),
+            rkey: pair.b.key(),
+        };
+        let wqe = Wqe::rdma_read(pair.a.signalled(&pair.qp_a), remote, &[local]).unwrap();
+        pair.a.post(&mut pair.qp_a, &wqe);
+        let until = Instant::now() + Duration::from_secs(10);
+        let sent = || soft_hca::stats(&pair.b.name).unwrap().payload_out;
+        while sent() == 0 {
+            assert!(Instant::now() < until, "no answer");
+        }
+        pair.b.error(&pair.qp_b);
+        let before = sent();
+        std::thread::sleep(Duration::from_millis(10));
+        assert_eq!(sent(), before, "round {round}");
+    }
 }
 
 #[test]
