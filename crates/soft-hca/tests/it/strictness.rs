@@ -336,3 +336,29 @@ fn what_was_posted_early_is_flushed_by_an_error() {
     client.error(&qp);
     assert_eq!(client.next(&mut cq).syndrome(), Syndrome::WrFlush);
 }
+
+#[test]
+fn what_was_asked_for_before_the_refused_request_is_answered() {
+    for _ in 0..5 {
+        let mut pair = Pair::new(Mtu::Bytes1024, 4, false);
+        pair.b.store(0, &[0x11; 48 << 10]);
+        let into = DataPtr {
+            len: 48 << 10,
+            ..local(&pair.a)
+        };
+        let read = Wqe::rdma_read(pair.a.signalled(&pair.qp_a), remote(&pair.b), &[into]).unwrap();
+        pair.a.place(&mut pair.qp_a, &read);
+        let nowhere = Remote {
+            rkey: pair.b.key() ^ 1,
+            ..remote(&pair.b)
+        };
+        let from = local(&pair.a);
+        let write = Wqe::rdma_write(pair.a.signalled(&pair.qp_a), nowhere, &[from], None).unwrap();
+        // Both at once: mostly the write arrives before the read is answered.
+        pair.a.post(&mut pair.qp_a, &write);
+        assert_eq!(pair.a.next(&mut pair.cq_a).opcode(), Ok(CqeOpcode::Req));
+        let refused = pair.a.next(&mut pair.cq_a);
+        assert_eq!(refused.syndrome(), Syndrome::RemoteAccess);
+        assert_eq!(pair.a.load(0, 48 << 10), [0x11; 48 << 10]);
+    }
+}
