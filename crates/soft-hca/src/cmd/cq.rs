@@ -194,8 +194,8 @@ impl State {
         if !ring.region.is_writable() {
             return Err(Reason::ReadOnly);
         }
-        if let Some(cq) = self.cqs.queues.get_mut(&command.cqn()) {
-            cq.resize(log, ring);
+        if !self.cqs.resize(command.cqn(), log, ring) {
+            return Err(Reason::CqState);
         }
         Ok(())
     }

@@ -156,18 +156,33 @@ impl Cq {
     }
 
     /// Writes a completion, made for the owner bit given.
+    pub(super) fn push(&mut self, solicited: bool, make: impl FnOnce(bool) -> Cqe64) -> Pushed {
+        if let Err(lost) = self.write(make) {
+            return lost;
+        }
+        if solicited {
+            self.solicited = self.produced;
+        }
+        match self.arming {
+            Arming::Next => self.fire(),
+            Arming::Solicited if solicited => self.fire(),
+            _ => Pushed::Quietly,
+        }
+    }
+
+    /// Writes an entry, made for the owner bit given; says how it was lost.
     ///
     /// A collapsed queue has every completion in entry 0.
-    pub(super) fn push(&mut self, solicited: bool, make: impl FnOnce(bool) -> Cqe64) -> Pushed {
+    fn write(&mut self, make: impl FnOnce(bool) -> Cqe64) -> Result<(), Pushed> {
         if self.health != Health::Good {
-            return Pushed::Lost;
+            return Err(Pushed::Lost);
         }
         let log = self.cqc.log_cq_size();
         if !self.cqc.oi() {
             match self.waiting() {
                 Some(waiting) if waiting < 1 << log => {}
-                Some(_) => return self.fail(Health::Overflow),
-                None => return self.fail(Health::Inaccessible),
+                Some(_) => return Err(self.fail(Health::Overflow)),
+                None => return Err(self.fail(Health::Inaccessible)),
             }
         }
         let owner = self.produced >> log & 1 != 0;
@@ -182,17 +197,10 @@ impl Cq {
             .region
             .write_cqe(self.ring.offset + entry * 64, &bytes)
         {
-            return self.fail(Health::Inaccessible);
+            return Err(self.fail(Health::Inaccessible));
         }
         self.produced = self.produced.wrapping_add(1);
-        if solicited {
-            self.solicited = self.produced;
-        }
-        match self.arming {
-            Arming::Next => self.fire(),
-            Arming::Solicited if solicited => self.fire(),
-            _ => Pushed::Quietly,
-        }
+        Ok(())
     }
 
     const fn fail(&mut self, health: Health) -> Pushed {
@@ -224,19 +232,21 @@ impl Cq {
     }
 
     /// Has completions go to another ring of `2^log` entries. The old ring ends
-    /// with an entry that says so.
-    pub(crate) fn resize(&mut self, log: u32, ring: Span) {
-        let end = self.push(false, |owner| {
+    /// with an entry that says so. That is no completion of any work, so the
+    /// queue stays armed as it is. If the entry cannot be written, the old ring
+    /// stays.
+    pub(super) fn resize(&mut self, log: u32, ring: Span) -> Result<(), Pushed> {
+        self.write(|owner| {
             let origin = CqeOrigin {
                 qpn: 0,
                 wqe_counter: 0,
                 owner,
             };
             Cqe64::responder(origin, CqeOpcode::Resize, 0, None, 0)
-        });
-        tracing::trace!(?end, log, "completion queue resized");
+        })?;
         let fits = self.cqc.set_log_cq_size(log);
         debug_assert!(fits.is_ok());
         self.ring = ring;
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use mlx5gda_sys::cqe::Cqe64;
 
+use super::Span;
 use super::cq::{Arming, COUNTER, Cq, Pushed};
 use crate::stats::Stats;
 
@@ -45,6 +46,17 @@ impl Cqs {
         } else {
             stats.cq_overruns += 1;
         }
+    }
+
+    /// Has the completions of a queue go to another ring of `2^log` entries;
+    /// whether they do. A queue whose old ring is gone is in error.
+    pub(crate) fn resize(&mut self, cqn: u32, log: u32, ring: Span) -> bool {
+        let cq = self.queues.get_mut(&cqn);
+        let resized = cq.map_or(Err(Pushed::Lost), |cq| cq.resize(log, ring));
+        if resized == Err(Pushed::Broken) {
+            self.notices.push(Notice::Broken(cqn));
+        }
+        resized.is_ok()
     }
 
     /// Acts on a value written to the CQ doorbell register of a page: the

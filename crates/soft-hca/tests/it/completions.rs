@@ -1,5 +1,7 @@
 //! Completion queues: owner bits, overrun, solicited completions, changes.
 
+use std::time::{Duration, Instant};
+
 use mlx5gda_sys::cqe::{CqeOpcode, Syndrome};
 use mlx5gda_sys::eqe::EventType;
 use mlx5gda_sys::prm::{CmdStatus, ModifyCqIn, Mtu};
@@ -67,6 +69,18 @@ fn modify(client: &Client, cq: &Cq, change: impl FnOnce(&mut ModifyCqIn)) -> Res
     client.modify(cq.object, input)
 }
 
+/// Has completions go to the ring of `2^log` entries at `ring`.
+pub(crate) fn resize(client: &Client, cq: &Cq, log: u32, ring: u64) -> Result<(), CmdStatus> {
+    modify(client, cq, |input| {
+        input.header.set_op_mod(1);
+        input.set_modify_field_select(1);
+        input.set_cq_umem_valid(true);
+        input.set_cq_umem_id(client.umem_id());
+        input.set_cq_umem_offset(ring);
+        input.cq_context.set_log_cq_size(log).unwrap();
+    })
+}
+
 #[test]
 fn overrun_can_be_ignored_from_now_on() {
     let (pair, cq, mut qp) = pair_on(2, true);
@@ -121,21 +135,11 @@ fn completions_go_on_in_a_larger_ring() {
     }
     assert_eq!(pair.a.next(&mut cq).wqe_counter(), 0);
     pair.a.release(&cq);
-    let (larger, ring) = pair.a.cq_command(4, false);
-    let resize = |log: u32| {
-        move |input: &mut ModifyCqIn| {
-            input.header.set_op_mod(1);
-            input.set_modify_field_select(1);
-            input.set_cq_umem_valid(true);
-            input.set_cq_umem_id(larger.cq_umem_id());
-            input.set_cq_umem_offset(ring);
-            input.cq_context.set_log_cq_size(log).unwrap();
-        }
-    };
+    let (_, ring) = pair.a.cq_command(4, false);
     // Two completions wait, and a ring of one entry has no room for them.
-    let small = modify(&pair.a, &cq, resize(0));
+    let small = resize(&pair.a, &cq, 0, ring);
     assert_eq!(small, Err(CmdStatus::BadSize));
-    assert_eq!(modify(&pair.a, &cq, resize(4)), Ok(()));
+    assert_eq!(resize(&pair.a, &cq, 4, ring), Ok(()));
     pair.a.nop(&mut qp);
     for index in 1..3 {
         assert_eq!(pair.a.next(&mut cq).wqe_counter(), index);
@@ -148,6 +152,26 @@ fn completions_go_on_in_a_larger_ring() {
         pair.a.nop(&mut qp);
     }
     assert_eq!(pair.a.cq_context(&cq).log_cq_size(), 4);
+}
+
+#[test]
+fn an_armed_queue_stays_armed_in_a_larger_ring() {
+    const ARMED: u32 = 9;
+    let (mut pair, cq, mut qp) = pair_on(2, true);
+    let channel = Channel::new(&pair.a, 0);
+    assert_eq!(channel.subscribe(cq.object, &[EventType::Completion], 1), 0);
+    let (_, ring) = pair.a.cq_command(4, false);
+    pair.a.arm(&cq, 0, false);
+    let until = Instant::now() + Duration::from_secs(10);
+    while pair.a.cq_context(&cq).st() != ARMED {
+        assert!(Instant::now() < until);
+    }
+    assert_eq!(resize(&pair.a, &cq, 4, ring), Ok(()));
+    assert_eq!(pair.a.cq_context(&cq).st(), ARMED);
+    channel.stays_quiet();
+    pair.a.nop(&mut qp);
+    assert_eq!(channel.next().1.number(), Some(cq.number));
+    channel.stays_quiet();
 }
 
 #[test]
@@ -174,7 +198,7 @@ fn a_queue_armed_for_solicited_messages_ignores_others() {
         b.post_receive(&qp_b, index, &[buffer]);
     }
     b.arm(&cq_b, 0, true);
-    std::thread::sleep(std::time::Duration::from_millis(5));
+    std::thread::sleep(Duration::from_millis(5));
     assert_eq!(b.cq_context(&cq_b).st(), 6);
     let post = |qp: &Qp, solicited| Post {
         solicited,

@@ -3,13 +3,14 @@
 
 use mlx5gda_sys::cqe::{CqeOpcode, Syndrome};
 use mlx5gda_sys::eqe::{Eqe, EventType};
-use mlx5gda_sys::prm::{CreateQpIn, Mtu, QpState};
+use mlx5gda_sys::prm::{CmdStatus, CreateQpIn, Mtu, QpState};
 use mlx5gda_sys::wqe::{DataPtr, Remote, Wqe};
 use rustix::mm::MprotectFlags;
 use soft_hca::Config;
 
 use crate::channel::Channel;
 use crate::client::{Client, Cq, Pair, Qp};
+use crate::completions::resize;
 
 const GONE: MprotectFlags = MprotectFlags::empty();
 const BACK: MprotectFlags = MprotectFlags::READ.union(MprotectFlags::WRITE);
@@ -145,6 +146,28 @@ fn a_completion_queue_that_is_gone_is_in_error() {
         assert_eq!(pair.a.destroy(cq.object), 0);
         pair.a.control_access(page, BACK);
     }
+}
+
+#[test]
+fn a_ring_that_is_gone_is_not_left_for_another() {
+    let mut pair = Pair::new(Mtu::Bytes1024, 4, true);
+    let page = page(&mut pair.a);
+    let (mut input, _) = pair.a.cq_command(4, false);
+    input.set_cq_umem_offset(page);
+    let cq = pair.a.cq_by(input, page).unwrap();
+    let (_, ring) = pair.a.cq_command(5, false);
+    let channel = Channel::new(&pair.a, 0);
+    assert_eq!(channel.subscribe(cq.object, &[EventType::CqError], 5), 0);
+    pair.a.control_access(page, GONE);
+    let refused = Err(CmdStatus::BadResState);
+    assert_eq!(resize(&pair.a, &cq, 5, ring), refused);
+    let error = Eqe::cq_error(cq.number, Eqe::CQ_ACCESS);
+    assert_eq!(channel.next(), (5, error));
+    assert_eq!(pair.a.cq_context(&cq).log_cq_size(), 4);
+    assert_eq!(resize(&pair.a, &cq, 5, ring), refused);
+    channel.stays_quiet();
+    works(&mut pair);
+    pair.a.control_access(page, BACK);
 }
 
 #[test]
