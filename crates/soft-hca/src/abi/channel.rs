@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use mlx5gda_sys::eqe::{Eqe, EventType};
 use mlx5gda_sys::ffi;
-use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::errno::{number, pointer, set};
 use super::handle::{self, Kind, Owned};
-use crate::device::{Channel, ContextId, Device, ObjectId, Sink, has_event};
+use crate::device::{Channel, ContextId, Device, ObjectId, Sink, eventfd_of, has_event};
 
 /// A channel as its client has it.
 pub(super) struct ClientChannel {
@@ -49,11 +49,7 @@ pub(super) unsafe extern "C" fn mlx5dv_devx_create_event_channel(
         let mut state = device.lock();
         let free = |n| !state.events.channels.contains_key(&n);
         let number = (0..u32::MAX).find(|n| free(*n)).ok_or(Errno::NOMEM)?;
-        let channel = Channel {
-            owner,
-            socket: ours,
-            omit_data,
-        };
+        let channel = Channel::new(owner, ours, omit_data);
         state.events.channels.insert(number, channel);
         drop(state);
         let value = Owned::new(ffi::mlx5dv_devx_event_channel {
@@ -153,7 +149,7 @@ pub(super) unsafe extern "C" fn mlx5dv_devx_subscribe_devx_event(
 }
 
 /// Has one kind of event add 1 to an eventfd, for as long as the channel is
-/// there.
+/// there. What is no eventfd is refused with `EINVAL`.
 ///
 /// # Safety
 /// `fd` is an open descriptor.
@@ -172,14 +168,15 @@ pub(super) unsafe extern "C" fn mlx5dv_devx_subscribe_devx_event_fd(
         }
         // SAFETY: open by contract, and only for this call.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        let sink = Sink::Counter(fcntl_dupfd_cloexec(fd, 0)?);
+        let sink = Sink::Counter(eventfd_of(fd)?);
         let mut state = device.lock();
         state.events.subscribe(channel, object, event, sink);
         Ok(())
     }))
 }
 
-/// Reads one event; waits for it unless the descriptor was made non-blocking.
+/// Reads one event; waits for it unless the descriptor was made non-blocking. Fails with
+/// `EOVERFLOW`, once, if there were more events than a channel keeps.
 /// Returns the number of bytes: the cookie, and the entry unless it is left
 /// out.
 ///
@@ -192,15 +189,19 @@ pub(super) unsafe extern "C" fn mlx5dv_devx_get_event(
     size: usize,
 ) -> isize {
     let found = handle::look(from, |kind| match kind {
-        Kind::Channel(channel) => Some((Arc::clone(&channel.socket), channel.omit_data)),
+        Kind::Channel(channel) => {
+            let socket = Arc::clone(&channel.socket);
+            Some((channel.number, socket, channel.omit_data))
+        }
         _ => None,
     });
-    let result = found.and_then(|(_, _, (socket, omit_data))| {
+    let result = found.and_then(|(device, _, (number, socket, omit_data))| {
         let data = if omit_data { 0 } else { size_of::<Eqe>() };
         let need = size_of::<u64>() + data;
         if out.is_null() || size < need {
             return Err(Errno::INVAL);
         }
+        device.lock().events.prepare(number)?;
         let mut message = vec![0; need];
         let len = rustix::io::read(&*socket, &mut message)?;
         // SAFETY: the caller's memory, writable by contract and long enough.

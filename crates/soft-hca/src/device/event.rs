@@ -2,37 +2,32 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use mlx5gda_sys::eqe::{Eqe, EventType};
 use rustix::io::Errno;
-use rustix::net::{SendFlags, send};
-use zerocopy::IntoBytes;
 
-use super::{ContextId, ObjectId};
+use super::channel::Channel;
+use super::{ContextId, ObjectId, counter};
 use crate::rc::Fault;
 
-/// The device's end of an event channel. Each message is one event: the
-/// subscription's cookie, then the entry unless it is left out.
-#[derive(Debug)]
-pub(crate) struct Channel {
-    pub(crate) owner: ContextId,
-    pub(crate) socket: OwnedFd,
-    /// Only cookies are sent.
-    pub(crate) omit_data: bool,
-}
+/// How often clients are looked after that read a channel's descriptor themselves.
+const ROUND: Duration = Duration::from_millis(1);
 
 /// Where an event goes.
 #[derive(Debug)]
 pub(crate) enum Sink {
     /// To the channel, with this cookie.
     Cookie(u64),
-    /// To an eventfd, as 1.
+    /// To an eventfd, see [`super::eventfd_of`], as 1.
     Counter(OwnedFd),
 }
 
 /// Somebody's interest in one kind of event of one object, or of the device.
 #[derive(Debug)]
 struct Subscription {
+    /// No other has it.
+    number: u64,
     channel: u32,
     object: Option<ObjectId>,
     event: EventType,
@@ -44,6 +39,10 @@ struct Subscription {
 pub(crate) struct Events {
     pub(crate) channels: HashMap<u32, Channel>,
     subscriptions: Vec<Subscription>,
+    /// Subscriptions so far.
+    made: u64,
+    /// When all channels were flushed.
+    flushed: Option<Instant>,
 }
 
 /// Whether an object has events of this kind; `None` is the device itself.
@@ -72,7 +71,9 @@ impl Events {
         event: EventType,
         sink: Sink,
     ) {
+        self.made += 1;
         self.subscriptions.push(Subscription {
+            number: self.made,
             channel,
             object,
             event,
@@ -100,48 +101,57 @@ impl Events {
     }
 
     /// Tells those who have subscribed.
-    pub(crate) fn raise(&self, object: Option<ObjectId>, eqe: &Eqe) {
+    pub(crate) fn raise(&mut self, object: Option<ObjectId>, eqe: &Eqe) {
         let interested = |to: &&Subscription| to.object == object && eqe.event() == Ok(to.event);
         for to in self.subscriptions.iter().filter(interested) {
-            if let Err(error) = self.deliver(to, eqe) {
-                tracing::warn!(%error, ?object, event = ?to.event, "event not delivered");
+            match &to.sink {
+                Sink::Counter(counter) => {
+                    if let Err(error) = counter::add(counter) {
+                        tracing::warn!(%error, ?object, event = ?to.event, "event not counted");
+                    }
+                }
+                Sink::Cookie(cookie) => {
+                    if let Some(channel) = self.channels.get_mut(&to.channel) {
+                        channel.deliver(to.number, *cookie, *eqe);
+                    }
+                }
             }
         }
     }
 
+    /// Makes a channel ready for a client that is about to read it.
+    ///
+    /// # Errors
+    /// `EOVERFLOW`, once, if events were lost.
+    pub(crate) fn prepare(&mut self, channel: u32) -> Result<(), Errno> {
+        let channel = self.channels.get_mut(&channel);
+        channel.map_or(Err(Errno::INVAL), Channel::prepare)
+    }
+
+    /// Sends what waits for room in the channels, now and then.
+    pub(super) fn tick(&mut self, now: Instant) {
+        let fresh = |at: Instant| now.saturating_duration_since(at) < ROUND;
+        if !self.flushed.is_some_and(fresh) {
+            self.flushed = Some(now);
+            self.channels.values_mut().for_each(Channel::flush);
+        }
+    }
+
     /// Tells of something that happened to a queue pair.
-    pub(crate) fn queue_pair(&self, qpn: u32, event: EventType) {
+    pub(crate) fn queue_pair(&mut self, qpn: u32, event: EventType) {
         let object = Some(ObjectId::Qp(qpn));
         self.raise(object, &Eqe::queue_pair(event, qpn));
     }
 
     /// Tells why a responder refused a request for good, unless a completion
     /// says so.
-    pub(crate) fn refused(&self, qpn: u32, fault: Option<Fault>) {
+    pub(crate) fn refused(&mut self, qpn: u32, fault: Option<Fault>) {
         match fault {
             Some(Fault::Access) => self.queue_pair(qpn, EventType::AccessViolation),
             Some(Fault::Unsupported) => self.queue_pair(qpn, EventType::InvalidRequest),
             Some(Fault::Queue) => self.queue_pair(qpn, EventType::WqCatastrophic),
             Some(Fault::Length | Fault::Operation | Fault::NotReady) | None => {}
         }
-    }
-
-    fn deliver(&self, to: &Subscription, eqe: &Eqe) -> Result<(), Errno> {
-        match &to.sink {
-            Sink::Counter(counter) => {
-                rustix::io::write(counter, &1u64.to_ne_bytes())?;
-            }
-            Sink::Cookie(cookie) => {
-                let channel = self.channels.get(&to.channel).ok_or(Errno::BADF)?;
-                let mut message = cookie.to_ne_bytes().to_vec();
-                if !channel.omit_data {
-                    message.extend_from_slice(eqe.as_bytes());
-                }
-                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-                send(&channel.socket, &message, flags)?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -156,12 +166,9 @@ mod tests {
         let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
         let (ours, theirs) = socketpair(family, kind, SocketFlags::NONBLOCK, None).unwrap();
         let mut events = Events::default();
-        let channel = Channel {
-            owner: ContextId(1),
-            socket: ours,
-            omit_data: false,
-        };
-        events.channels.insert(7, channel);
+        events
+            .channels
+            .insert(7, Channel::new(ContextId(1), ours, false));
         let cq = ObjectId::Cq(5);
         let object = Some(cq);
         let heard = || {

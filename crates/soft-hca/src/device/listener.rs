@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::counter;
+
 /// What happened to the port.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -29,7 +31,7 @@ impl Listener {
 
     pub(crate) fn announce(&mut self, event: Event) {
         self.waiting.push_back(event);
-        if let Err(error) = rustix::io::write(&self.counter, &1u64.to_ne_bytes()) {
+        if let Err(error) = counter::add(&self.counter) {
             tracing::error!(%error, ?event, "event not announced");
         }
     }

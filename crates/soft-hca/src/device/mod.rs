@@ -1,5 +1,7 @@
 //! A device: its objects, and who has it open.
 
+mod channel;
+mod counter;
 mod cq;
 mod cqs;
 mod event;
@@ -11,9 +13,11 @@ mod qp;
 mod state;
 mod thread;
 
+pub(crate) use channel::Channel;
+pub(crate) use counter::eventfd_of;
 pub(crate) use cq::{Cq, Health};
 pub(crate) use cqs::{Cqs, Notice};
-pub(crate) use event::{Channel, Events, Sink, has_event};
+pub(crate) use event::{Events, Sink, has_event};
 pub(crate) use faults::{Fate, FaultState};
 pub(crate) use listener::{Event, Listener};
 pub(crate) use objects::{ContextId, Mr, ObjectId, Pd, Span, Uar, Umem};

@@ -166,10 +166,11 @@ impl State {
         self.announce_link(was_down);
     }
 
-    /// Lets the faults take their course.
+    /// Lets the faults take their course, and sends events that wait for their reader.
     pub(crate) fn tick(&mut self, now: Instant) {
         let was_down = self.faults.link_is_down();
         self.faults.tick(now);
+        self.events.tick(now);
         self.announce_link(was_down);
     }
 

@@ -58,6 +58,24 @@ impl Channel {
         }
     }
 
+    pub(crate) fn subscribe_fd(
+        &self,
+        object: *mut ffi::mlx5dv_devx_obj,
+        event: EventType,
+        fd: i32,
+    ) -> i32 {
+        // SAFETY: what is no open descriptor is refused.
+        unsafe {
+            (self.table.mlx5dv_devx_subscribe_devx_event_fd)(self.channel, fd, object, event as u16)
+        }
+    }
+
+    /// The channel's descriptor.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: open as long as the channel.
+        unsafe { BorrowedFd::borrow_raw((*self.channel).fd) }
+    }
+
     fn read(&self, room: usize) -> Result<Vec<u8>, i32> {
         let mut out = vec![0u64; room.div_ceil(8)];
         // SAFETY: `out` is as long as said.
@@ -71,7 +89,7 @@ impl Channel {
     }
 
     /// The next event within `time`: cookie and entry.
-    fn next_within(&self, time: Duration) -> Option<(u64, Eqe)> {
+    pub(crate) fn next_within(&self, time: Duration) -> Option<(u64, Eqe)> {
         const EAGAIN: i32 = 11;
         let until = Instant::now() + time;
         loop {
@@ -110,7 +128,7 @@ impl Drop for Channel {
 
 /// A queue pair that is ready to send to nobody, and a completion queue that
 /// minds its consumer counter.
-fn lonely(log: u32) -> (Pair, Cq, Qp) {
+pub(crate) fn lonely(log: u32) -> (Pair, Cq, Qp) {
     let mut pair = Pair::new(Mtu::Bytes1024, 4, true);
     let cq = pair.a.strict_cq(log);
     let qp = pair.a.qp(&cq, 6);
@@ -307,15 +325,7 @@ fn an_eventfd_counts_events() {
     let (pair, cq, mut qp) = lonely(4);
     let channel = Channel::new(&pair.a, 0);
     let counter = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-    // SAFETY: the descriptor is open.
-    let result = unsafe {
-        (pair.a.table.mlx5dv_devx_subscribe_devx_event_fd)(
-            channel.channel,
-            counter.as_raw_fd(),
-            cq.object,
-            EventType::Completion as u16,
-        )
-    };
+    let result = channel.subscribe_fd(cq.object, EventType::Completion, counter.as_raw_fd());
     assert_eq!(result, 0);
     pair.a.arm(&cq, 0, false);
     pair.a.nop(&mut qp);

@@ -16,6 +16,7 @@ mod networks;
 mod posting;
 mod process;
 mod queries;
+mod readers;
 mod receives;
 mod strictness;
 mod transitions;
