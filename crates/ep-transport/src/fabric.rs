@@ -16,7 +16,8 @@ pub enum PeerFault {
         peer: Rank,
         /// The lane (index of the queue pair among those to this peer).
         lane: u32,
-        /// Work queue building blocks in use.
+        /// Work queue building blocks in use. The last one is for signals and what
+        /// [`Fabric::ring`] may have to add, so that what was posted can always be rung.
         outstanding: u32,
         /// Work queue building blocks that the queue holds.
         depth: u32,

@@ -187,6 +187,46 @@ fn a_dead_peer_is_an_error_completion_and_others_are_well() {
     send(&mut groups, 1, 0, 8);
 }
 
+/// Without a signal, and without anything else that asks for a completion.
+#[cfg(feature = "soft")]
+#[test]
+fn as_many_writes_as_a_queue_takes_arrive_and_complete() {
+    let store = MemStore::new();
+    let mut groups: Vec<Group> = (0..2)
+        .map(|rank| {
+            let small = GroupConfig {
+                queue_depth: 8,
+                ..config(rank, 2, Path::Rdma)
+            };
+            open(&small, &store)
+        })
+        .collect();
+    for group in &mut groups {
+        group.wait_admitted(PATIENCE).unwrap();
+    }
+    let [sender, receiver] = groups.as_mut_slice() else {
+        panic!("two of them")
+    };
+    for round in 1..=3u64 {
+        sender.region().store_release(8192, round).unwrap();
+        let mut written = 0;
+        let full = loop {
+            match sender.write(Rank(1), 0, 8192, 65536 + 8 * written, 8) {
+                Ok(()) => written += 1,
+                Err(fault) => break fault,
+            }
+        };
+        assert!(full.is_transient(), "{full}");
+        assert_eq!(written, 7);
+        sender.ring(Rank(1), Half::Even).unwrap();
+        eventually("completion", || {
+            sender.reusable(Rank(1), Half::Even).unwrap()
+        });
+        let last = receiver.region().load_acquire(65536 + 8 * 6).unwrap();
+        assert_eq!(last, round);
+    }
+}
+
 #[test]
 fn a_taken_rank_and_bad_settings_are_refused_with_the_value() {
     let store = MemStore::new();

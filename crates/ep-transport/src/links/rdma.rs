@@ -281,16 +281,11 @@ impl RdmaLink {
     pub(super) fn flush(&mut self) -> Result<bool, PeerFault> {
         let mut done = true;
         for index in 0..self.lanes.len() as u32 {
-            let mut end = u64::MAX;
-            let rung = self.post(index, |queue| {
+            let mut end = 0;
+            self.post(index, |queue| {
                 end = queue.ring()?;
                 Ok(())
-            });
-            match rung {
-                // There is room when something has completed.
-                Ok(()) | Err(PeerFault::QueueFull { .. }) => {}
-                Err(fault) => return Err(fault),
-            }
+            })?;
             if let Some(lane) = self.lanes.get_mut(index as usize) {
                 done &= lane.completed(self.peer, index)? >= end;
             }

@@ -215,7 +215,9 @@ impl SendQueue {
     fn post(&mut self, wqe: &Wqe, signalled: bool) -> Result<(), PostError> {
         let blocks = u64::from(wqe.wqebbs());
         let depth = u64::from(self.places.depth);
-        if self.posted.0 + blocks - self.completed.0 > depth {
+        // Behind what asks for no completion, `ring` must find room for a NOP that does.
+        let nop = u64::from(!signalled);
+        if self.posted.0 + blocks + nop - self.completed.0 > depth {
             return Err(PostError::Full {
                 outstanding: self.outstanding(),
                 depth: self.places.depth,
@@ -243,7 +245,7 @@ impl SendQueue {
         }
     }
 
-    /// Posts an RDMA WRITE, unsignalled.
+    /// Posts an RDMA WRITE, unsignalled. The last free entry is not for it.
     pub(crate) fn write(&mut self, target: Target, local: DataPtr) -> Result<(), PostError> {
         let wqe = Wqe::rdma_write(self.next(false), target.0, &[local], None)?;
         self.post(&wqe, false)
@@ -314,6 +316,8 @@ impl SendQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     #[test]
     fn completions_are_placed_across_the_wrap_of_the_counter() {
@@ -394,6 +398,64 @@ mod tests {
         assert_eq!(queue.memory.load_acquire(0).unwrap(), 0);
     }
 
+    fn local() -> DataPtr {
+        DataPtr {
+            addr: 0x9000,
+            lkey: 3,
+            len: 100,
+        }
+    }
+
+    #[test]
+    fn a_queue_full_of_writes_can_be_rung() {
+        let there = target(0x1000);
+        let (mut queue, page) = queue(8);
+        for _ in 0..7 {
+            queue.write(there, local()).unwrap();
+        }
+        // The last place is for what asks for a completion: a NOP, or a signal.
+        assert!(matches!(
+            queue.write(there, local()),
+            Err(PostError::Full {
+                outstanding: 7,
+                depth: 8
+            })
+        ));
+        assert_eq!(queue.ring().unwrap(), 8);
+        assert_ne!(*page, 0);
+        complete(&queue, 7);
+        assert_eq!(queue.poll().unwrap(), Ok(8));
+        for _ in 0..7 {
+            queue.write(there, local()).unwrap();
+        }
+        queue.signal(there, 1).unwrap();
+        assert_eq!(queue.ring().unwrap(), 16);
+    }
+
+    proptest! {
+        /// Whatever is posted and completes in between: it is never too late to ring.
+        #[test]
+        fn whatever_was_posted_can_be_rung(acts in vec(0..4u32, 1..300)) {
+            let (mut queue, _page) = queue(8);
+            let mut rung = 0;
+            for act in acts {
+                match act {
+                    0 => drop(queue.signal(target(0x1000), 1)),
+                    1 | 2 => drop(queue.write(target(0x1000), local())),
+                    _ => {
+                        rung = queue.ring().unwrap();
+                        prop_assert_eq!(queue.signalled.0, rung);
+                        complete(&queue, (rung as u16).wrapping_sub(1));
+                        prop_assert_eq!(queue.poll().unwrap(), Ok(rung));
+                    }
+                }
+                prop_assert!(queue.outstanding() <= 8);
+                prop_assert!(queue.posted.0 >= rung);
+            }
+            queue.ring().unwrap();
+        }
+    }
+
     fn fail(queue: &SendQueue, syndrome: Syndrome) {
         let mut entry = [0; CQE_BYTES];
         entry[55] = syndrome.code();
@@ -423,12 +485,7 @@ mod tests {
     #[test]
     fn writes_without_a_signal_complete_too() {
         let (mut queue, _page) = queue(8);
-        let local = DataPtr {
-            addr: 0x9000,
-            lkey: 3,
-            len: 100,
-        };
-        queue.write(target(0x1000), local).unwrap();
+        queue.write(target(0x1000), local()).unwrap();
         assert_eq!(queue.ring().unwrap(), 2);
         let mut last = [0; 64];
         queue.memory.read(4096 + 64, &mut last).unwrap();
