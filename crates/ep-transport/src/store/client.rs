@@ -1,6 +1,7 @@
 //! The client of the TCP store.
 
 use super::channel::{Channel, Fault, Side, fill_random};
+use super::sessions::MAX_WAIT;
 use super::wire::{Call, Request, Response, StoreId, Token};
 use super::{Changes, Entry, LeaseId, Rendezvous, Revision, StoreError, Swap, check_sizes};
 use crate::secret::Secret;
@@ -144,8 +145,8 @@ impl TcpStore {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             request,
         };
-        let begun = Instant::now();
-        let deadline = begun + PATIENCE + wait;
+        // The store answers after its longest wait at the latest.
+        let deadline = Instant::now() + PATIENCE + wait.min(MAX_WAIT);
         let mut broken: Option<Instant> = None;
         let mut back_off = BackOff(BACK_OFF[0]);
         loop {

@@ -201,7 +201,8 @@ pub trait Rendezvous: Send + Sync {
     ) -> Result<Swap, StoreError>;
 
     /// What changed under `prefix` after revision `after`; waits up to `limit` for
-    /// a first change. With `after` 0 it lists what is there.
+    /// a first change, or not quite that long: a store may answer sooner that there was
+    /// none. With `after` 0 it lists what is there.
     ///
     /// # Errors
     /// The store is away.

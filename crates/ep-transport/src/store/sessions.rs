@@ -15,8 +15,8 @@ use std::time::Duration;
 /// How long after its connections were closed a client may come back before it is
 /// taken for dead. Every death is noticed that much later.
 pub(super) const GRACE: Duration = Duration::from_millis(10);
-/// Longest wait that one request may ask for.
-const MAX_WAIT: Duration = Duration::from_secs(30);
+/// Longest wait of one request; who asks for more hears after that long that nothing changed.
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// What one client holds.
 #[derive(Debug, Default)]

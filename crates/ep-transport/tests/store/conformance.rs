@@ -20,6 +20,7 @@ pub(crate) fn all(subject: &Subject<'_>) {
     a_swap_is_won_once(subject);
     changes_come_in_order(subject);
     a_wait_ends_with_the_first_change(subject);
+    no_limit_is_too_long(subject);
     much_is_listed(subject);
     keys_end_with_their_lease(subject);
     a_lease_that_is_kept_alive_outlives_one_that_is_not(subject);
@@ -145,6 +146,20 @@ fn a_wait_ends_with_the_first_change(Subject { one, two, .. }: &Subject<'_>) {
         let begun = Instant::now();
         assert_eq!(seen(*two, "wait/", at, SOON).0, [some("wait/k", b"v")]);
         assert!(begun.elapsed() < SOON / 2);
+    });
+}
+
+fn no_limit_is_too_long(Subject { one, two, .. }: &Subject<'_>) {
+    let before = one.put("ever/a", b"1", None).unwrap();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| one.changes("ever/", before, Duration::MAX).unwrap());
+        let after = two.put("ever/b", b"2", None).unwrap();
+        // A store may let whoever waits that long ask again, but not so soon.
+        let seen = waits.join().unwrap();
+        let [change] = &seen.changes[..] else {
+            panic!("{seen:?}");
+        };
+        assert_eq!((&change.key[..], seen.revision), ("ever/b", after));
     });
 }
 

@@ -208,7 +208,7 @@ fn run<T: Send + 'static>(
         let _ = sender.send(call.await);
     });
     receiver
-        .recv_timeout(limit + SLACK)
+        .recv_timeout(limit.saturating_add(SLACK))
         .unwrap_or(Err(Fault::TimedOut))
 }
 
@@ -291,7 +291,7 @@ impl Rendezvous for EtcdStore {
         let (kv, watch) = (self.kv(), self.client.watch_client());
         let watch = watch.max_decoding_message_size(MAX_MESSAGE);
         // A request or two, then the wait.
-        let longest = limit + 3 * PATIENCE;
+        let longest = limit.saturating_add(3 * PATIENCE);
         let outcome = self.run(longest, async move {
             let changes = feed.next(kv, watch, limit).await;
             Ok((feed, changes))
@@ -306,7 +306,8 @@ impl Rendezvous for EtcdStore {
     }
 
     fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+        let seconds = ttl.as_secs();
+        let seconds = seconds.saturating_add(u64::from(ttl.subsec_nanos() > 0));
         let seconds = i64::try_from(seconds.max(1)).unwrap_or(i64::MAX);
         let mut leases = self.client.lease_client();
         match self.call(async move { leases.grant(seconds, None).await }) {
