@@ -154,6 +154,32 @@ fn completions_go_on_in_a_larger_ring() {
     assert_eq!(pair.a.cq_context(&cq).log_cq_size(), 4);
 }
 
+/// Whoever has overrun ignored need not say what it has taken.
+#[test]
+fn a_queue_that_ignores_overrun_is_resized_whatever_its_record_says() {
+    let (mut pair, cq, mut qp) = pair_on(2, true);
+    let ignore = |input: &mut ModifyCqIn| {
+        input.set_modify_field_select(1 << 2);
+        input.cq_context.set_oi(true);
+    };
+    assert_eq!(modify(&pair.a, &cq, ignore), Ok(()));
+    let mut last = Cq { consumed: 6, ..cq };
+    for _ in 0..7 {
+        pair.a.nop(&mut qp);
+    }
+    assert_eq!(pair.a.next(&mut last).wqe_counter(), 6);
+    let (_, ring) = pair.a.cq_command(4, false);
+    assert_eq!(resize(&pair.a, &cq, 4, ring), Ok(()));
+    assert_eq!(pair.a.next(&mut last).opcode(), Ok(CqeOpcode::Resize));
+    pair.a.nop(&mut qp);
+    let mut last = Cq {
+        ring,
+        log: 4,
+        ..last
+    };
+    assert_eq!(pair.a.next(&mut last).wqe_counter(), 7);
+}
+
 #[test]
 fn an_armed_queue_stays_armed_in_a_larger_ring() {
     const ARMED: u32 = 9;
