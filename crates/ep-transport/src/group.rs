@@ -191,7 +191,7 @@ impl Group {
     /// # Errors
     /// The store is away, or not all of what was last written to those who count was
     /// acknowledged; the group is left all the same.
-    pub fn leave(self) -> Result<(), Error> {
+    pub fn leave(mut self) -> Result<(), Error> {
         let delivered = self.deliver(LAST_WRITES);
         self.membership.say_goodbye()?;
         delivered

@@ -20,6 +20,10 @@ struct Held {
     reading: Arc<(Mutex<Reading>, Condvar)>,
     /// Leases are not granted what they ask for.
     no_puts: Arc<AtomicBool>,
+    /// The keys that were written.
+    puts: Arc<Mutex<Vec<String>>>,
+    /// Who renews a lease is told that it has ended.
+    leases_end: Arc<AtomicBool>,
     /// Who waits for changes is told that the connection broke.
     no_waits: Arc<AtomicBool>,
     /// The times that a reader was willing to wait for changes of cards of one rank.
@@ -84,6 +88,7 @@ impl Rendezvous for Held {
                 limit: 0,
             });
         }
+        self.puts.lock().unwrap().push(key.to_owned());
         self.store.put(key, value, lease)
     }
 
@@ -128,6 +133,9 @@ impl Rendezvous for Held {
     }
 
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        if self.leases_end.load(Ordering::Relaxed) {
+            return Err(StoreError::LeaseEnded { lease });
+        }
         self.store.keep_alive(lease)
     }
 
@@ -230,6 +238,31 @@ fn who_cannot_say_that_it_comes_keeps_no_lease() {
     // The first lease of a store is its number 1.
     let ended = store.keep_alive(LeaseId(1)).unwrap_err();
     assert!(matches!(ended, StoreError::LeaseEnded { .. }), "{ended}");
+}
+
+/// The lease of who is gone anyway may have ended unnoticed.
+#[test]
+fn who_has_left_or_dropped_its_group_shows_its_card_to_nobody() {
+    let settings = GroupConfig {
+        // It is not renewed while this test runs.
+        lease: Duration::from_secs(3600),
+        ..config(0, 2)
+    };
+    for goodbye in [true, false] {
+        let store = Held::default();
+        let mut group = Group::open(&settings, REGION, Arc::new(store.clone())).unwrap();
+        group.announce().unwrap();
+        store.leases_end.store(true, Ordering::Relaxed);
+        store.puts.lock().unwrap().clear();
+        if goodbye {
+            group.leave().unwrap();
+        } else {
+            drop(group);
+        }
+        let puts = std::mem::take(&mut *store.puts.lock().unwrap());
+        assert_eq!(puts.len(), usize::from(goodbye), "{puts:?}");
+        assert!(!puts.iter().any(|key| key.contains("/card/")), "{puts:?}");
+    }
 }
 
 /// Has a second life take the rank of a first one, which ends once the second has waited

@@ -64,7 +64,9 @@ pub(crate) struct Membership {
     announced: bool,
     agent: Option<JoinHandle<()>>,
     keeper: Option<JoinHandle<()>>,
+    /// The agent's and the keeper's.
     stop: Arc<AtomicBool>,
+    rest: Arc<AtomicBool>,
     events: Mutex<Receiver<MemberEvent>>,
     status: Arc<SharedStatus>,
     presence: Arc<Presence>,
@@ -97,6 +99,7 @@ impl Membership {
             agent: None,
             keeper: None,
             stop: Arc::new(AtomicBool::new(false)),
+            rest: Arc::new(AtomicBool::new(false)),
             events: Mutex::new(events),
             status,
             presence,
@@ -137,11 +140,14 @@ impl Membership {
     }
 
     fn start_keeper(&self) -> Result<JoinHandle<()>, Error> {
-        let (presence, stop) = (Arc::clone(&self.presence), Arc::clone(&self.stop));
+        let (presence, rest) = (Arc::clone(&self.presence), Arc::clone(&self.rest));
         let status = Arc::clone(&self.status);
         spawn("ep-lease", move || {
-            while !stop.load(Ordering::Relaxed) {
+            loop {
                 std::thread::park_timeout(presence.period());
+                if rest.load(Ordering::Relaxed) {
+                    return;
+                }
                 if status.lock().superseded.is_some() {
                     // What this rank was is over; its card must not outlive it.
                     return presence.end();
@@ -149,6 +155,13 @@ impl Membership {
                 presence.renew();
             }
         })
+    }
+
+    /// Has nobody renew the lease any more: who finds it ended takes another one and
+    /// shows the card again, which must not be behind a goodbye.
+    fn rest_keeper(&mut self) {
+        self.rest.store(true, Ordering::Relaxed);
+        join(self.keeper.take());
     }
 
     pub(crate) fn rank(&self) -> Rank {
@@ -237,7 +250,8 @@ impl Membership {
     }
 
     /// Tells the others that this rank leaves.
-    pub(crate) fn say_goodbye(&self) -> Result<(), Error> {
+    pub(crate) fn say_goodbye(&mut self) -> Result<(), Error> {
+        self.rest_keeper();
         let place = &self.place;
         let key = keys::left(&place.prefix, place.rank);
         let record = place.records.encode(&key, &place.incarnation)?;
@@ -248,15 +262,17 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
+        self.rest_keeper();
         self.stop.store(true, Ordering::Relaxed);
-        for thread in [self.keeper.take(), self.agent.take()]
-            .into_iter()
-            .flatten()
-        {
-            thread.thread().unpark();
-            let _ = thread.join();
-        }
+        join(self.agent.take());
         self.presence.end();
+    }
+}
+
+fn join(thread: Option<JoinHandle<()>>) {
+    if let Some(thread) = thread {
+        thread.thread().unpark();
+        let _ = thread.join();
     }
 }
 
