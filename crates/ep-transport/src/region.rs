@@ -5,7 +5,9 @@
 //! region is reached only through copies and atomics, never through a slice.
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::fs::{
+    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create,
+};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +33,12 @@ pub enum RegionError {
         offset: u64,
         /// Bytes asked for.
         len: u64,
+        /// The region's size.
+        bytes: u64,
+    },
+    /// Memory of another process that may shrink, upon which an access would end this one.
+    #[error("the memory handed over for a region of {bytes} bytes is not sealed (F_SEAL_SHRINK)")]
+    Unsealed {
         /// The region's size.
         bytes: u64,
     },
@@ -140,13 +148,13 @@ impl Region {
         Ok(Self { base, bytes, file })
     }
 
-    /// Puts the memory behind `file` (which must hold at least this region's size)
-    /// at this region's addresses, in one step. Takes `&self`: the addresses stay,
+    /// Puts the memory behind `file` (which must hold at least this region's size, and
+    /// be sealed against shrinking, as that of [`Region::shared`] is) at this region's addresses, in one step. Takes `&self`: the addresses stay,
     /// and the caller sees to it that no operation that uses them is under way.
     ///
     /// # Errors
-    /// The file is smaller than the region, or the kernel refuses; the old memory
-    /// then stays where it was.
+    /// The file is smaller than the region or may become so, or the kernel refuses; the
+    /// old memory then stays where it was.
     pub fn replace(&self, file: BorrowedFd<'_>) -> Result<(), RegionError> {
         let bytes = self.bytes as u64;
         let system = |call| {
@@ -156,6 +164,11 @@ impl Region {
                 source,
             }
         };
+        // What is not of `memfd_create` has no seals.
+        let seals = fcntl_get_seals(file).unwrap_or(SealFlags::empty());
+        if !seals.contains(SealFlags::SHRINK) {
+            return Err(RegionError::Unsealed { bytes });
+        }
         let size = rustix::fs::fstat(file).map_err(system("fstat"))?.st_size;
         if u64::try_from(size).unwrap_or(0) < bytes {
             // Touching pages past the end of the file would raise SIGBUS.
@@ -323,6 +336,27 @@ mod tests {
         assert_eq!(&seen, b"to the first");
         assert_eq!(first.load_acquire(4096).unwrap(), 0);
         assert_eq!(second.load_acquire(4096).unwrap(), 7);
+    }
+
+    #[test]
+    fn memory_that_may_shrink_is_not_taken() {
+        let window = Region::reserved(4096).unwrap();
+        window.write(0, &[7]).unwrap();
+        let loose = memfd_create("loose", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
+        let loose = loose.unwrap();
+        ftruncate(&loose, 4096).unwrap();
+        fcntl_add_seals(&loose, SealFlags::GROW).unwrap();
+        // Files on disk have no seals at all.
+        let disk = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+        for file in [loose.as_fd(), disk.as_fd()] {
+            let error = window.replace(file).unwrap_err();
+            assert!(error.to_string().contains("F_SEAL_SHRINK"), "{error}");
+        }
+        let mut there = [0];
+        window.read(0, &mut there).unwrap();
+        assert_eq!(there, [7]);
+        fcntl_add_seals(&loose, SealFlags::SHRINK).unwrap();
+        window.replace(loose.as_fd()).unwrap();
     }
 
     #[test]

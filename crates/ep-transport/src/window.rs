@@ -2,14 +2,17 @@
 //!
 //! A rank serves its region's descriptor at a Unix socket in the abstract
 //! namespace; a process of the same user gets it as ancillary data, with the region's
-//! size and the GPU that it is memory of, if it is. The descriptor lets its holder write for as long as it likes: unlike a remote key it cannot be
-//! taken back from a life that is over.
+//! size and the GPU that it is memory of, if it is. Each side sees to it that the other is
+//! of its user. The descriptor lets its holder write for as long as it likes: unlike a
+//! remote key it cannot be taken back from a life that is over.
 
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg,
+    socket_with,
 };
 use rustix::process::getuid;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -134,11 +137,22 @@ fn answer(stream: UnixStream, shared: &Arc<Shared>) {
     }
 }
 
-fn hand_out(mut stream: &UnixStream, shared: &Shared) -> io::Result<()> {
-    let theirs = socket_peercred(stream)?.uid;
-    if theirs != getuid() {
-        return Err(io::ErrorKind::PermissionDenied.into());
+/// Whether the other end is this user's: of a listener, who has called `listen`.
+fn same_user(stream: &UnixStream) -> io::Result<()> {
+    let (ours, theirs) = (getuid(), socket_peercred(stream)?.uid);
+    if theirs != ours {
+        let what = format!(
+            "the other end is user {}, this one {}",
+            theirs.as_raw(),
+            ours.as_raw()
+        );
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
     }
+    Ok(())
+}
+
+fn hand_out(mut stream: &UnixStream, shared: &Shared) -> io::Result<()> {
+    same_user(stream)?;
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -184,11 +198,30 @@ fn failed(rank: Rank, what: impl Into<String>) -> impl FnOnce(io::Error) -> Erro
     move |source| Error::Window { rank, what, source }
 }
 
+/// Connects; an owner that stands still has room for some connections and then for none.
+fn connect(name: &str) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC;
+    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // Bounds `connect` too (socket(7)).
+    let stream = UnixStream::from(stream);
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let address = SocketAddrUnix::new_abstract_name(name.as_bytes())?;
+    match rustix::net::connect(&stream, &address) {
+        Ok(()) => Ok(stream),
+        Err(Errno::AGAIN) => {
+            let what = format!("its owner took no connection for {PATIENCE:?}");
+            Err(io::Error::new(io::ErrorKind::TimedOut, what))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Gets what is served under `name`.
 fn fetch(name: &str) -> io::Result<Shared> {
-    let mut stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(name.as_bytes())?)?;
+    let mut stream = connect(name)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    // Abstract names belong to nobody: whoever is quick could have taken this one.
+    same_user(&stream)?;
     stream.write_all(HELLO)?;
     let (mut size, mut gpu) = ([0; 8], [0; 16]);
     let whole = size.len() + gpu.len();
@@ -235,6 +268,7 @@ pub(crate) fn fetch_from(card: &Card) -> Result<Shared, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::net::{bind, listen, socket};
 
     #[test]
     fn a_region_is_mapped_through_its_socket() {
@@ -266,6 +300,63 @@ mod tests {
         assert_eq!(fetch(server.name()).unwrap().bytes, 4096);
         assert!(began.elapsed() < PATIENCE);
         drop(silent);
+    }
+
+    /// What `fetch` says, which must come back.
+    fn fetched(name: &str) -> io::Result<Shared> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let name = name.to_owned();
+        std::thread::spawn(move || sender.send(fetch(&name)));
+        receiver.recv_timeout(10 * PATIENCE).unwrap()
+    }
+
+    #[test]
+    fn an_owner_that_stands_still_holds_nobody_up_for_long() {
+        let name = format!("ep-frozen-window-test-{}", std::process::id());
+        let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
+        let frozen = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        bind(&frozen, &address).unwrap();
+        listen(&frozen, 0).unwrap();
+        // One connection waits to be accepted, and there is no room for more.
+        let first = SocketAddr::from_abstract_name(name.as_bytes()).unwrap();
+        let first = UnixStream::connect_addr(&first).unwrap();
+        let error = fetched(&name).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+        drop(first);
+        let error = fetched(&format!("{name}-of-nobody")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{error}");
+    }
+
+    /// Names belong to whoever is the first to take them.
+    #[test]
+    fn another_user_who_serves_a_name_is_refused() {
+        const NOBODY: libc::uid_t = 65534;
+        if !getuid().is_root() {
+            return;
+        }
+        let region = Region::shared("served", 4096).unwrap();
+        let shared = Shared::host(Rank(0), &region).unwrap();
+        let name = format!("ep-foreign-window-test-{}", std::process::id());
+        let foreign = {
+            let name = name.clone();
+            std::thread::spawn(move || {
+                // The system call changes this thread alone, the function of that name all.
+                // SAFETY: takes three numbers and no memory.
+                let changed = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+                assert_eq!(changed, 0);
+                let address = SocketAddr::from_abstract_name(name.as_bytes()).unwrap();
+                UnixListener::bind_addr(&address).unwrap()
+            })
+        };
+        let listener = foreign.join().unwrap();
+        let serving = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            hand_out(&stream, &shared)
+        });
+        let error = fetched(&name).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
+        assert!(error.to_string().contains("65534"), "{error}");
+        assert!(serving.join().unwrap().is_err());
     }
 
     #[test]
