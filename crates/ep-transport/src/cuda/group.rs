@@ -236,7 +236,7 @@ impl GpuGroup {
     ///
     /// # Errors
     /// The store is away, or the operation did not end; the group is left all the same.
-    pub fn leave(self) -> Result<(), Error> {
+    pub fn leave(mut self) -> Result<(), Error> {
         let quiet = self.control.quiesce(LAST_OPERATION);
         self.membership.say_goodbye()?;
         match quiet? {
