@@ -1,6 +1,7 @@
 //! Device list, opening, closing.
 
 use core::ffi::{c_char, c_int};
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mlx5gda_sys::ffi;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
+use tracing::level_filters::LevelFilter;
 
 use super::errno::{minus_one, pointer};
 use super::extended::VerbsContext;
@@ -89,6 +91,13 @@ pub(super) fn device(pointer: *const ffi::ibv_device) -> Result<Arc<Device>, Err
 
 fn errno_of(error: &Error) -> Errno {
     tracing::warn!(%error, "device not to be had");
+    // A program in C has no subscriber, and its environment is all that it says.
+    if let Error::Config(error) = error
+        && LevelFilter::current() == LevelFilter::OFF
+    {
+        // Nobody is left to be told if that fails.
+        let _ = writeln!(io::stderr(), "soft-hca: {error}");
+    }
     let source = match error {
         Error::Bind { source, .. } | Error::NoAddress { source, .. } => source.raw_os_error(),
         Error::Thread { source, .. } => source.raw_os_error(),

@@ -1,5 +1,7 @@
 //! Values of environment variables.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -40,14 +42,53 @@ impl Outage {
     }
 }
 
-/// Looks variables up.
-pub(super) struct Env<'a> {
-    pub(super) lookup: &'a dyn Fn(&str) -> Option<String>,
-}
+/// What the names of all settings begin with.
+const PREFIX: &str = "SOFT_HCA_";
 
-impl Env<'_> {
+/// The settings that there are, without [`PREFIX`].
+pub(super) const NAMES: [&str; 15] = [
+    "ADDRS",
+    "BATCH",
+    "CORRUPT",
+    "DELAY_US",
+    "DEVICES",
+    "DUPLICATE",
+    "FAIL_COMMAND",
+    "FREEZE_MS",
+    "LIDS",
+    "LINK_DOWN_MS",
+    "LINK_LAYER",
+    "LOSS",
+    "MTU",
+    "REORDER",
+    "SEED",
+];
+
+/// The settings in an environment, by name; those that are empty are not set.
+pub(super) struct Env(BTreeMap<String, String>);
+
+impl Env {
+    /// Picks the settings from all variables. What is no valid text is set to
+    /// something that no setting can be.
+    pub(super) fn new(
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        let text = |(name, value): (OsString, OsString)| {
+            let name = name.to_string_lossy().into_owned();
+            (name, value.to_string_lossy().into_owned())
+        };
+        let ours = |(name, value): &(String, String)| name.starts_with(PREFIX) && !value.is_empty();
+        let found: BTreeMap<_, _> = variables.into_iter().map(text).filter(ours).collect();
+        let known = |name: &&String| NAMES.contains(&&name[PREFIX.len()..]);
+        match found.keys().find(|name| !known(name)) {
+            Some(name) => Err(ConfigError::Unknown { name: name.clone() }),
+            None => Ok(Self(found)),
+        }
+    }
+
     pub(super) fn text(&self, name: &str) -> Option<String> {
-        (self.lookup)(name)
+        debug_assert!(NAMES.contains(&&name[PREFIX.len()..]), "{name}");
+        self.0.get(name).cloned()
     }
 
     pub(super) fn number(&self, name: &'static str) -> Result<Option<u64>, ConfigError> {

@@ -3,12 +3,19 @@
 use std::net::{AddrParseError, IpAddr};
 use std::num::{ParseFloatError, ParseIntError};
 
+use super::env::NAMES;
 use super::{LAST_LID, MAX_AUTOMATIC};
 
 /// A setting that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
+    /// A variable whose name is that of no setting.
+    #[error("{name}: there is no such setting, after SOFT_HCA_ comes one of {}", NAMES.join(", "))]
+    Unknown {
+        /// The variable.
+        name: String,
+    },
     /// An address that is none.
     #[error("{name}: {text:?} is not an IP address")]
     Address {
@@ -20,7 +27,7 @@ pub enum ConfigError {
         source: AddrParseError,
     },
     /// A number that is none.
-    #[error("{name}: {text:?} is not a whole number")]
+    #[error("{name}: {text:?} is not a whole number, or is too large")]
     Number {
         /// The variable.
         name: &'static str,
@@ -62,7 +69,7 @@ pub enum ConfigError {
         text: String,
     },
     /// A LID that is not unicast, or is named twice.
-    #[error("LID {lid} is not between 1 and {LAST_LID}, or named twice")]
+    #[error("SOFT_HCA_LIDS: {lid} is not between 1 and {LAST_LID}, or named twice")]
     Lid {
         /// The LID.
         lid: u64,

@@ -35,7 +35,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    pub(super) fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
+    pub(super) fn read(env: &Env) -> Result<Self, ConfigError> {
         Ok(Self {
             loss: env.probability("SOFT_HCA_LOSS")?,
             duplicate: env.probability("SOFT_HCA_DUPLICATE")?,

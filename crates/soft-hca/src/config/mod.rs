@@ -89,13 +89,13 @@ impl Config {
     /// | `SOFT_HCA_FAIL_COMMAND` | number of the command that fails | none |
     ///
     /// # Errors
-    /// [`ConfigError`] for a value that cannot be used.
+    /// [`ConfigError`] for a value that cannot be used, and for a variable whose name begins
+    /// with `SOFT_HCA_` and that is none of these.
     pub fn from_env() -> Result<Self, ConfigError> {
-        Self::from_lookup(&|name| std::env::var(name).ok().filter(|text| !text.is_empty()))
+        Self::read(&Env::new(std::env::vars_os())?)
     }
 
-    fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let env = Env { lookup };
+    fn read(env: &Env) -> Result<Self, ConfigError> {
         let mtu = match env.number("SOFT_HCA_MTU")? {
             None => Mtu::Bytes4096,
             Some(bytes) => {
@@ -137,7 +137,7 @@ impl Config {
             lids,
             mtu,
             batching: env.number("SOFT_HCA_BATCH")? != Some(0),
-            faults: Faults::read(&env)?,
+            faults: Faults::read(env)?,
         })
     }
 }
@@ -150,18 +150,16 @@ mod tests {
     use super::*;
 
     fn parse(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        Config::from_lookup(&|name| {
-            pairs
-                .iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| (*value).to_owned())
-        })
+        let variable = |(name, value): &(&str, &str)| (name.into(), value.into());
+        Config::read(&Env::new(pairs.iter().map(variable))?)
     }
 
     #[test]
     fn nothing_set_is_one_automatic_device() {
         assert_eq!(parse(&[]), Ok(Config::default()));
         assert_eq!(parse(&[("SOFT_HCA_ADDRS", "auto")]), Ok(Config::default()));
+        let others = [("SOFT_HCA_LOSS", ""), ("SOFT_HCA_LOS", ""), ("HCA", "x")];
+        assert_eq!(parse(&others), Ok(Config::default()));
     }
 
     #[test]
@@ -235,7 +233,10 @@ mod tests {
             ("SOFT_HCA_FREEZE_MS", "5"),
             ("SOFT_HCA_LINK_LAYER", "token ring"),
             ("SOFT_HCA_LIDS", "1=x"),
+            ("SOFT_HCA_LIDS", "0=::1"),
+            ("SOFT_HCA_LIDS", "1=::1,1=::2"),
             ("SOFT_HCA_ADDRS", "127.0.0.1,x"),
+            ("SOFT_HCA_LOS", "0.5"),
         ] {
             let error = parse(&[(name, text)]).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
