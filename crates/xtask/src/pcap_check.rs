@@ -106,13 +106,19 @@ pub(crate) fn over_ipv6(args: &Args) -> Result<bool> {
     let mut command = supervised::command(Path::new("unshare"));
     command
         .arg("--net")
-        .arg(std::env::current_exe().context("which program are we?")?)
+        // Not by its name: another build of it may be there by now.
+        .arg(format!("/proc/{}/exe", std::process::id()))
         .args(["pcap-check", "--inside"]);
     if let Some(dir) = &args.keep {
         command.arg("--keep").arg(dir);
     }
     let mut child = command.spawn().context("cannot run unshare")?;
     let status = wait_within(&mut child, WHOLE).context("the exchange over IPv6")?;
+    // As shells have it: what was to be run could not be.
+    ensure!(
+        !matches!(status.code(), None | Some(126 | 127)),
+        "unshare: {status}"
+    );
     Ok(status.success())
 }
 
