@@ -415,7 +415,7 @@ mod tests {
             error.to_string(),
             "record ready/3 has version 9, this side understands 5"
         );
-        for bad in [&b""[..], b"\x04", b"\x04\x00", b"\x04\x00\x00\xff\xff"] {
+        for bad in [&b""[..], b"\x05", b"\x05\x00", b"\x05\x00\x00\xff\xff"] {
             assert!(records.decode::<Card>("card/1", bad).is_err());
         }
     }
