@@ -61,6 +61,8 @@ pub struct Control {
     resume: AtomicU64,
     /// The epoch after the last one in which this rank counted anybody.
     shared_until: AtomicU64,
+    /// How many times operations have masked a rank.
+    losses: AtomicU64,
     /// Operations of a round.
     round: u64,
 }
@@ -86,6 +88,7 @@ impl Control {
             own_incarnation: AtomicU32::new(own.0),
             resume: AtomicU64::new(GO_ON),
             shared_until: AtomicU64::new(0),
+            losses: AtomicU64::new(0),
             round: 1,
         }
     }
@@ -155,6 +158,8 @@ impl Control {
             && entry.active_from.load(SeqCst) <= epoch.0
         {
             entry.active_until.fetch_min(epoch.0, SeqCst);
+            // Last: who sees the number sees the row.
+            self.losses.fetch_add(1, SeqCst);
         }
     }
 
@@ -321,6 +326,8 @@ impl Control {
 pub(crate) trait Admission: Send + Sync {
     fn capacity(&self) -> u32;
     fn counts(&self, rank: Rank, incarnation: Incarnation) -> Result<bool, Error>;
+    /// A number that is another one whenever operations have masked a rank, if there is one.
+    fn losses(&self) -> Option<u64>;
     fn mask_now(&self, rank: Rank) -> Result<(), Error>;
     fn quiesce(&self, limit: Duration) -> Result<bool, Error>;
     fn promise(&self, ahead: u64) -> Result<Epoch, Error>;
@@ -338,6 +345,10 @@ impl Admission for Control {
 
     fn counts(&self, rank: Rank, incarnation: Incarnation) -> Result<bool, Error> {
         Ok(self.counts(rank, incarnation))
+    }
+
+    fn losses(&self) -> Option<u64> {
+        Some(self.losses.load(SeqCst))
     }
 
     fn mask_now(&self, rank: Rank) -> Result<(), Error> {

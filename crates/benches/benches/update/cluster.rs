@@ -1,26 +1,28 @@
-//! All ranks of a group in this process, each with a software NIC of its own.
+//! Ranks of a group in this process, each with a software NIC of its own: all of them, or
+//! all but the first.
 
 use crate::counted::{Counted, Messages};
 use crate::threads::{Thread, Threads};
 use ep_transport::store::MemStore;
-use ep_transport::{Fabric, Group, GroupConfig, MemberEvent, Path, Rank};
+use ep_transport::{Fabric, Group, GroupConfig, Incarnation, MemberEvent, Path, Rank};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(60);
-const REGION: u64 = 4096;
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const REGION: u64 = 4096;
 /// Within this time everybody has cleared away what it published.
-const AFTERMATH: Duration = Duration::from_millis(20);
+pub(crate) const AFTERMATH: Duration = Duration::from_millis(20);
 pub(crate) const LANES: u32 = 2;
 
 struct Member {
     group: Group,
-    store: Arc<Counted>,
+    store: Arc<Counted<MemStore>>,
     agent: Thread,
 }
 
 pub(crate) struct Cluster {
     store: MemStore,
+    ranks: u32,
     members: Vec<Member>,
     threads: Threads,
 }
@@ -43,7 +45,7 @@ pub(crate) struct Cost {
     pub(crate) messages: Vec<Messages>,
 }
 
-fn config(rank: Rank, ranks: u32) -> GroupConfig {
+pub(crate) fn config(rank: Rank, ranks: u32) -> GroupConfig {
     let mut config = GroupConfig::new(rank, ranks);
     config.path = Path::Rdma;
     config.lanes = LANES;
@@ -56,26 +58,38 @@ fn config(rank: Rank, ranks: u32) -> GroupConfig {
 impl Cluster {
     /// The ranks, set up and not yet connected.
     pub(crate) fn open(ranks: u32) -> Self {
+        Self::open_from(0, ranks, MemStore::new())
+    }
+
+    /// The ranks from `first` on; the others are elsewhere.
+    pub(crate) fn open_from(first: u32, ranks: u32, store: MemStore) -> Self {
         let mut cluster = Self {
-            store: MemStore::new(),
+            store,
+            ranks,
             members: Vec::new(),
             threads: Threads::default(),
         };
-        for rank in (0..ranks).map(Rank) {
-            let member = cluster.member(rank, ranks);
+        for rank in (first..ranks).map(Rank) {
+            let member = cluster.member(rank);
             cluster.members.push(member);
         }
         cluster
     }
 
-    fn member(&mut self, rank: Rank, ranks: u32) -> Member {
-        let store = Arc::new(Counted::new(&self.store));
-        let group = Group::open(&config(rank, ranks), REGION, Arc::clone(&store) as Arc<_>);
+    fn member(&mut self, rank: Rank) -> Member {
+        let store = Arc::new(Counted::new(self.store.clone()));
+        let config = config(rank, self.ranks);
+        let group = Group::open(&config, REGION, Arc::clone(&store) as Arc<_>);
         Member {
             group: group.unwrap(),
             store,
             agent: self.threads.newest("ep-agent"),
         }
+    }
+
+    pub(crate) fn incarnation_of_last(&self) -> Incarnation {
+        let last = self.members.last().unwrap();
+        last.group.incarnation()
     }
 
     /// Connects all ranks with each other: every queue pair of every rank.
@@ -87,22 +101,25 @@ impl Cluster {
     /// Ends the processes of the last `count` ranks, so to speak, and has new ones take
     /// their places.
     pub(crate) fn replace(&mut self, count: usize) -> Cost {
-        let ranks = self.members.len();
-        let changed: Vec<usize> = (ranks - count..ranks).collect();
-        self.members.truncate(ranks - count);
-        for &rank in &changed {
-            let member = self.member(Rank(rank as u32), ranks as u32);
+        let stay = self.members.len() - count;
+        let changed: Vec<usize> = (stay..self.members.len()).collect();
+        let replaced = self.members.split_off(stay);
+        let ranks: Vec<Rank> = replaced.iter().map(|member| member.group.rank()).collect();
+        drop(replaced);
+        for rank in &ranks {
+            let member = self.member(*rank);
             self.members.push(member);
         }
         // Long before a new process is ready all others know that the last one is gone.
-        for member in &self.members[..ranks - count] {
-            for &rank in &changed {
-                member.wait_until_masked(Rank(rank as u32));
+        for member in &self.members[..stay] {
+            for rank in &ranks {
+                member.wait_until_masked(*rank);
             }
         }
         self.admit(&changed)
     }
 
+    /// `changed`: which of the members here.
     fn admit(&mut self, changed: &[usize]) -> Cost {
         let watched: Vec<usize> = (0..self.members.len())
             .filter(|rank| changed.len() == self.members.len() || !changed.contains(rank))
@@ -119,15 +136,15 @@ impl Cluster {
         let before = of(self);
         let _ = self.members[0].group.take_events();
         let begun = Instant::now();
-        for &rank in changed {
-            self.members[rank].group.announce().unwrap();
+        for &which in changed {
+            self.members[which].group.announce().unwrap();
         }
-        for &rank in changed {
-            self.members[rank].group.wait_admitted(PATIENCE).unwrap();
+        for &which in changed {
+            self.members[which].group.wait_admitted(PATIENCE).unwrap();
         }
         for member in &self.members {
-            for &rank in changed {
-                member.wait_for(self.members[rank].group.rank(), &self.members[rank]);
+            for &which in changed {
+                member.wait_for(&self.members[which].group);
             }
         }
         let mut cost = Cost {
@@ -140,18 +157,20 @@ impl Cluster {
                 cost.dropped.push(why);
             }
         }
+        let of_changed = |rank: Rank| {
+            let mut changed = changed
+                .iter()
+                .map(|&which| self.members[which].group.rank());
+            changed.any(|other| other == rank)
+        };
         for ((then, told, ran), (now, tells, runs)) in before.iter().zip(of(self)) {
             let pairs = then.queue_pairs.iter().zip(&now.queue_pairs);
-            let healthy = pairs.filter(|(then, now)| {
-                then.commands != now.commands && !changed.contains(&now.peer.index())
-            });
+            let healthy =
+                pairs.filter(|(then, now)| then.commands != now.commands && !of_changed(now.peer));
             cost.healthy.push(healthy.count() as u64);
             cost.agent.push(runs.saturating_sub(*ran));
             cost.commands.push(now.commands - then.commands);
-            cost.messages.push(Messages {
-                sent: tells.sent - told.sent,
-                heard: tells.heard - told.heard,
-            });
+            cost.messages.push(tells - *told);
         }
         cost
     }
@@ -169,12 +188,12 @@ impl Member {
     }
 
     /// Waits until this member counts `other` in its present life.
-    fn wait_for(&self, rank: Rank, other: &Member) {
-        let control = self.group.control();
+    fn wait_for(&self, other: &Group) {
+        let (control, rank) = (self.group.control(), other.rank());
         let deadline = Instant::now() + PATIENCE;
         let counts = || {
             let row = control.participation(rank).unwrap();
-            row.incarnation == other.group.incarnation() && row.active_from < row.active_until
+            row.incarnation == other.incarnation() && row.active_from < row.active_until
         };
         while rank != self.group.rank() && !counts() {
             assert!(Instant::now() < deadline, "{rank} was not taken in");

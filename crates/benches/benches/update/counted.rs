@@ -1,8 +1,7 @@
 //! A rendezvous that counts what one rank asks of it.
 
-use ep_transport::store::{
-    Changes, Entry, LeaseId, MemStore, Rendezvous, Revision, StoreError, Swap,
-};
+use ep_transport::store::{Changes, Entry, LeaseId, Rendezvous, Revision, StoreError, Swap};
+use std::ops::Sub;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -13,22 +12,38 @@ pub(crate) struct Messages {
     pub(crate) sent: u64,
     /// Changes by any rank that this one was told of.
     pub(crate) heard: u64,
+    /// Bytes of the keys and values of those.
+    pub(crate) bytes: u64,
+}
+
+impl Sub for Messages {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            sent: self.sent - before.sent,
+            heard: self.heard - before.heard,
+            bytes: self.bytes - before.bytes,
+        }
+    }
 }
 
 /// One rank's way to the store that all share.
 #[derive(Debug)]
-pub(crate) struct Counted {
-    store: MemStore,
+pub(crate) struct Counted<S> {
+    store: S,
     sent: AtomicU64,
     heard: AtomicU64,
+    bytes: AtomicU64,
 }
 
-impl Counted {
-    pub(crate) fn new(store: &MemStore) -> Self {
+impl<S> Counted<S> {
+    pub(crate) fn new(store: S) -> Self {
         Self {
-            store: store.clone(),
+            store,
             sent: AtomicU64::new(0),
             heard: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
         }
     }
 
@@ -36,16 +51,17 @@ impl Counted {
         Messages {
             sent: self.sent.load(Relaxed),
             heard: self.heard.load(Relaxed),
+            bytes: self.bytes.load(Relaxed),
         }
     }
 
-    fn counted(&self) -> &MemStore {
+    fn counted(&self) -> &S {
         self.sent.fetch_add(1, Relaxed);
         &self.store
     }
 }
 
-impl Rendezvous for Counted {
+impl<S: Rendezvous> Rendezvous for Counted<S> {
     fn put(&self, key: &str, value: &[u8], lease: Option<LeaseId>) -> Result<Revision, StoreError> {
         self.counted().put(key, value, lease)
     }
@@ -75,6 +91,11 @@ impl Rendezvous for Counted {
     ) -> Result<Changes, StoreError> {
         let changes = self.store.changes(prefix, after, limit)?;
         self.heard.fetch_add(changes.changes.len() as u64, Relaxed);
+        for change in &changes.changes {
+            let value = change.value.as_ref().map_or(0, Vec::len);
+            self.bytes
+                .fetch_add((change.key.len() + value) as u64, Relaxed);
+        }
         Ok(changes)
     }
 

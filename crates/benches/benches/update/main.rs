@@ -6,10 +6,12 @@
 //! code (making the queue pairs is not counted in). Takes less than three minutes on two
 //! cores, which all ranks share: `time` is of the whole group. What one rank needs is in
 //! the column `agent`: how long its membership agent ran, commands to the NIC included,
-//! whoever else wanted the processor.
+//! whoever else wanted the processor. The last table is of one survivor in a process of its
+//! own: what it does, and not what the others do to its caches. `-- alone` makes that only.
 #![expect(clippy::unwrap_used, reason = "a benchmark ends at the first surprise")]
 #![expect(clippy::print_stdout, reason = "the table is the result")]
 
+mod alone;
 mod cluster;
 mod counted;
 mod threads;
@@ -40,6 +42,20 @@ struct Row {
 }
 
 fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, first, store, ranks] = arguments.as_slice()
+        && first == alone::ARGUMENT
+    {
+        return alone::survive(store, ranks);
+    }
+    if !arguments.iter().any(|argument| argument == alone::ONLY) {
+        in_one_process();
+    }
+    let alone: Vec<_> = RANKS.into_iter().map(alone::measure).collect();
+    alone::table(&alone);
+}
+
+fn in_one_process() {
     let mut criterion = Criterion::default().configure_from_args();
     let mut rows = Vec::new();
     let mut group = criterion.benchmark_group("update");
@@ -209,7 +225,7 @@ fn growth(rows: &[Row]) {
     }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

@@ -583,6 +583,11 @@ impl<W: Words> Admission for DeviceControl<W> {
         Ok(self.counts(rank, incarnation)?)
     }
 
+    fn losses(&self) -> Option<u64> {
+        // Kernels write into the rows and count nothing.
+        None
+    }
+
     fn mask_now(&self, rank: Rank) -> Result<(), Error> {
         Ok(self.mask_now(rank)?)
     }

@@ -60,8 +60,9 @@ pub(crate) struct Agent {
     pub(crate) collecting: bool,
     /// What this rank answered in the present attempt.
     pub(crate) answers: Vec<String>,
-    /// When the agent has last looked whom operations have masked.
-    pub(crate) looked: Duration,
+    /// When the agent has last looked whom operations have masked, and after how many
+    /// losses.
+    pub(crate) looked: (Duration, Option<u64>),
     /// Who has come (`true`) and gone since that was last shown.
     pub(crate) seen: Vec<(Life, bool)>,
 }
@@ -129,12 +130,16 @@ impl Agent {
     }
 
     fn show_connections(&mut self) {
-        if !self.protocol.has_moved() {
+        let moved = self.protocol.take_moved();
+        if moved.is_empty() {
             return;
         }
-        let ranks = (0..self.control.capacity()).map(Rank);
-        let now: Vec<_> = ranks.map(|rank| self.protocol.connection(rank)).collect();
-        self.status.update(|status| status.connections = now);
+        self.status.update(|status| {
+            for rank in moved {
+                let state = self.protocol.connection(rank);
+                status.connections.insert(rank, state);
+            }
+        });
     }
 
     /// Returns up to where it has read.
@@ -233,7 +238,7 @@ impl Agent {
                 (Some(n), Some(of)) => Some(Event::Offers(
                     n,
                     of,
-                    self.records.decode::<Offers>(path, value)?,
+                    self.records.decode_offers(path, value, self.me)?,
                 )),
                 _ => None,
             },
@@ -481,11 +486,12 @@ impl Agent {
 
     /// Tells the protocol whom operations have masked.
     fn look_for_losses(&mut self) {
-        let now = self.now();
-        if now < self.looked + BETWEEN_LOOKS {
+        let (now, losses) = (self.now(), self.control.losses());
+        let (last, known) = self.looked;
+        if now < last + BETWEEN_LOOKS || (losses.is_some() && losses == known) {
             return;
         }
-        self.looked = now;
+        self.looked = (now, losses);
         let serving: Vec<Life> = self.protocol.serving().collect();
         for (rank, incarnation) in serving {
             let counts = self.control.counts(rank, incarnation);

@@ -132,7 +132,7 @@ impl Membership {
             dropped: 0,
             collecting: false,
             answers: Vec::new(),
-            looked: Duration::ZERO,
+            looked: (Duration::ZERO, None),
             seen: Vec::new(),
         };
         membership.agent = Some(spawn("ep-agent", move || agent.run())?);
@@ -203,7 +203,7 @@ impl Membership {
 
     pub(crate) fn connection(&self, rank: Rank) -> ConnectionState {
         let status = self.status.lock();
-        let state = status.connections.get(rank.index()).copied();
+        let state = status.connections.get(&rank).copied();
         state.unwrap_or_default()
     }
 

@@ -38,6 +38,7 @@ use super::records::{Card, Decision, Life, Masked, Offers, Proposal, QpOffer, Re
 use crate::events::LossKind;
 use crate::ids::{Epoch, Incarnation, Rank};
 use attempt::{Attempt, Stage};
+use peers::ascending;
 use plan::Situation;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -173,8 +174,8 @@ pub(crate) struct Protocol {
     /// Since when this rank holds its proposal back for others, and until when.
     gathering: Option<(Duration, Duration)>,
     connections: BTreeMap<Rank, ConnectionState>,
-    /// One of them is not what it was.
-    moved: bool,
+    /// Those that are not what they were when this was asked last.
+    moved: BTreeSet<Rank>,
     /// Something has changed that others may have to be told of.
     unsaid: bool,
     /// What this rank has told of its own.
@@ -211,7 +212,7 @@ impl Protocol {
             newest_card: Duration::ZERO,
             gathering: None,
             connections: BTreeMap::new(),
-            moved: true,
+            moved: BTreeSet::new(),
             unsaid: false,
             told: Masked {
                 incarnation: setup.incarnation,
@@ -417,7 +418,7 @@ impl Protocol {
             Some(Decision::Commit { from }) => {
                 lives.retain(|life| self.step(life.0, ConnectionEvent::Committed) == Deed::Admit);
                 self.note_returns(&attempt.proposal, now);
-                self.view = attempt.proposal.everybody().collect();
+                self.take_view(&attempt.proposal);
                 self.last_commit = number;
                 self.unsaid = true;
                 self.failing
@@ -455,6 +456,17 @@ impl Protocol {
         }
     }
 
+    /// The view becomes what was proposed. Most of it usually is that already.
+    fn take_view(&mut self, proposal: &Proposal) {
+        let (members, joining) = (&proposal.members, &proposal.joining);
+        let mut member = ascending(members.iter().map(|(rank, life)| (rank, life)));
+        self.view.retain(|rank, life| member(*rank) == Some(life));
+        self.view.extend(joining.iter().copied());
+        if self.view.len() < members.len() + joining.len() {
+            self.view.extend(members.iter().copied());
+        }
+    }
+
     fn fails(&self, life: Life, now: Duration) -> bool {
         self.failing
             .get(&life)
@@ -469,7 +481,7 @@ impl Protocol {
                 .pairs
                 .iter()
                 .any(|(a, b)| *a == life.0 || *b == life.0);
-            self.in_view(*life) && (joined || proposal.joining.contains(life))
+            (joined || proposal.joining.contains(life)) && self.in_view(*life)
         };
         for life in proposal.everybody().filter(again).collect::<Vec<_>>() {
             let (last, times) = self.returned.entry(life).or_default();

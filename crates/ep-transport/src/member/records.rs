@@ -7,11 +7,13 @@
 use crate::config::MAX_NICS;
 use crate::ids::{Epoch, Incarnation, Rank};
 use crate::secret::{Secret, TAG};
-use serde::de::{DeserializeOwned, Error as _};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::Error as _;
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_bytes::{ByteBuf, Bytes};
 
 /// Version of the records. Ranks of different versions do not form a group.
-pub const RECORD_VERSION: u16 = 5;
+pub const RECORD_VERSION: u16 = 6;
 
 /// What follows the version: the contents, or a code and then the contents.
 const PLAIN: u8 = 0;
@@ -79,11 +81,7 @@ impl Records {
         record: &T,
     ) -> Result<Vec<u8>, RecordError> {
         let path = self.path(key);
-        let body = postcard::to_stdvec(record).map_err(|error| RecordError::Malformed {
-            key: path.to_owned(),
-            bytes: 0,
-            what: error.to_string(),
-        })?;
+        let body = postcard::to_stdvec(record).map_err(|error| malformed(path, 0, &error))?;
         let mut bytes = RECORD_VERSION.to_le_bytes().to_vec();
         match &self.secret {
             None => bytes.push(PLAIN),
@@ -96,20 +94,31 @@ impl Records {
         Ok(bytes)
     }
 
-    pub(crate) fn decode<T: DeserializeOwned>(
+    /// What is offered to `me` among these, if anything is.
+    pub(crate) fn decode_offers(
         &self,
         key: &str,
         bytes: &[u8],
+        me: Rank,
+    ) -> Result<Offers, RecordError> {
+        let lines: Vec<(Rank, &Bytes)> = self.decode(key, bytes)?;
+        let mine = lines.into_iter().find(|(to, _)| *to == me);
+        let line = mine.map(|(_, line)| postcard::from_bytes(line));
+        match line.transpose() {
+            Ok(line) => Ok(Offers(line.map(|line| (me, line)).into_iter().collect())),
+            Err(error) => Err(malformed(self.path(key), bytes.len(), &error)),
+        }
+    }
+
+    pub(crate) fn decode<'a, T: Deserialize<'a>>(
+        &self,
+        key: &str,
+        bytes: &'a [u8],
     ) -> Result<T, RecordError> {
         let path = self.path(key);
-        let malformed = |what: String| RecordError::Malformed {
-            key: path.to_owned(),
-            bytes: bytes.len(),
-            what,
-        };
         let (version, rest) = bytes
             .split_first_chunk::<2>()
-            .ok_or_else(|| malformed("no version".into()))?;
+            .ok_or_else(|| malformed(path, bytes.len(), &"no version"))?;
         let theirs = u16::from_le_bytes(*version);
         if theirs != RECORD_VERSION {
             return Err(RecordError::Version {
@@ -119,7 +128,7 @@ impl Records {
             });
         }
         let body = self.authentic(path, rest)?;
-        postcard::from_bytes(body).map_err(|error| malformed(error.to_string()))
+        postcard::from_bytes(body).map_err(|error| malformed(path, bytes.len(), &error))
     }
 
     /// The contents, if they are what a rank of this group has put there.
@@ -143,6 +152,14 @@ impl Records {
             }
             (Some(_), _) => Err(refuse("it carries no code, this side has a secret")),
         }
+    }
+}
+
+fn malformed(path: &str, bytes: usize, what: &dyn std::fmt::Display) -> RecordError {
+    RecordError::Malformed {
+        key: path.to_owned(),
+        bytes,
+        what: what.to_string(),
     }
 }
 
@@ -209,13 +226,30 @@ pub(crate) struct QpOffer {
 /// A rank in one of its lives.
 pub(crate) type Life = (Rank, Incarnation);
 
+fn ascending<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Life>, D::Error> {
+    let lives = Vec::<Life>::deserialize(from)?;
+    match lives
+        .iter()
+        .zip(&lives[1.min(lives.len())..])
+        .find(|(a, b)| a.0 >= b.0)
+    {
+        Some((before, after)) => Err(D::Error::custom(format!(
+            "{} comes before {}",
+            before.0, after.0
+        ))),
+        None => Ok(lives),
+    }
+}
+
 /// A change of the membership that somebody would like.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Proposal {
     /// Members of the last view that are alive and count each other, ascending.
+    #[serde(deserialize_with = "ascending")]
     pub(crate) members: Vec<Life>,
     /// Who is to come in, ascending: newcomers, and members that the others have
     /// lost and that live after all.
+    #[serde(deserialize_with = "ascending")]
     pub(crate) joining: Vec<Life>,
     /// Members that do not count each other any more and are to do so again, the
     /// lower first.
@@ -226,6 +260,11 @@ impl Proposal {
     /// Everybody who has to take part.
     pub(crate) fn everybody(&self) -> impl Iterator<Item = Life> + '_ {
         self.members.iter().chain(&self.joining).copied()
+    }
+
+    /// Whether a life has to take part.
+    pub(crate) fn has(&self, life: Life) -> bool {
+        self.members.binary_search(&life).is_ok() || self.joining.contains(&life)
     }
 
     /// Whether the connection between two ranks is remade.
@@ -266,8 +305,20 @@ impl Proposal {
 }
 
 /// What one rank offers each rank that it is to be connected with.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Offers(pub(crate) Vec<(Rank, Vec<QpOffer>)>);
+
+/// Each line as bytes: nobody reads more than the one that is for it.
+impl Serialize for Offers {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let encoded = |(to, line)| match postcard::to_stdvec(line) {
+            Ok(line) => Ok((to, ByteBuf::from(line))),
+            Err(error) => Err(S::Error::custom(error)),
+        };
+        let lines = self.0.iter().map(|(to, line)| encoded((to, line)));
+        lines.collect::<Result<Vec<_>, _>>()?.serialize(to)
+    }
+}
 
 /// A rank is connected, and begins no operation at or beyond `limit` before it
 /// knows the decision.
@@ -314,6 +365,7 @@ pub(crate) enum Decision {
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing {
     use super::*;
+    use serde::de::DeserializeOwned;
 
     /// Reads any bytes as records, plain ones and ones with a code that fits. What can
     /// be read comes out the same when it is written and read again.
@@ -337,7 +389,7 @@ pub(crate) mod fuzzing {
             record.extend_from_slice(bytes);
             again::<Card>(&records, &record);
             again::<Proposal>(&records, &record);
-            again::<Offers>(&records, &record);
+            offers_again(&records, &record);
             again::<Ready>(&records, &record);
             again::<Decision>(&records, &record);
             again::<Masked>(&records, &record);
@@ -357,148 +409,17 @@ pub(crate) mod fuzzing {
             assert_eq!(read, Ok(record));
         }
     }
+
+    fn offers_again(records: &Records, bytes: &[u8]) {
+        for me in [0, 1, 7].map(Rank) {
+            if let Ok(offers) = records.decode_offers("k", bytes, me) {
+                let written = records.encode("ep/k", &offers);
+                let read = written.and_then(|bytes| records.decode_offers("k", &bytes, me));
+                assert_eq!(read, Ok(offers));
+            }
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn plain() -> Records {
-        Records::new("ep/", None)
-    }
-
-    fn coded(byte: u8) -> Records {
-        Records::new("ep/", Some(&Secret::new(&[byte; 16]).unwrap()))
-    }
-
-    fn ready() -> Ready {
-        Ready {
-            limit: Epoch(77),
-            masked: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn who_comes_in_is_to_blame_and_nobody_else_if_it_is_known() {
-        let lives = |ranks: &[u32]| ranks.iter().map(|r| (Rank(*r), Incarnation(1))).collect();
-        let proposal = Proposal {
-            members: lives(&[0, 1, 3]),
-            joining: lives(&[2, 4]),
-            pairs: vec![(Rank(0), Rank(1))],
-        };
-        for (me, peer, blamed) in [
-            // A member with one that comes in, or with another member, or alone.
-            (0, Some(4), &[4][..]),
-            (3, Some(2), &[2]),
-            (0, Some(1), &[2, 4, 0]),
-            (3, None, &[2, 4, 3]),
-            // Who comes in, with a member, alone, or with another that comes in.
-            (4, Some(0), &[4]),
-            (2, None, &[2]),
-            (2, Some(4), &[4]),
-            (4, Some(2), &[4]),
-        ] {
-            let blame = proposal.to_blame(Rank(me), peer.map(Rank));
-            let blame: Vec<u32> = blame.into_iter().map(|rank| rank.0).collect();
-            assert_eq!(blame, blamed, "{me} with {peer:?}");
-        }
-    }
-
-    #[test]
-    fn records_of_another_version_and_garbage_are_refused() {
-        let records = plain();
-        let mut bytes = records.encode("ep/ready/3", &ready()).unwrap();
-        assert_eq!(records.decode::<Ready>("ready/3", &bytes), Ok(ready()));
-        bytes[0] = 9;
-        let error = records.decode::<Ready>("ep/ready/3", &bytes).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "record ready/3 has version 9, this side understands 5"
-        );
-        for bad in [&b""[..], b"\x05", b"\x05\x00", b"\x05\x00\x00\xff\xff"] {
-            assert!(records.decode::<Card>("card/1", bad).is_err());
-        }
-    }
-
-    #[test]
-    fn a_record_that_was_changed_or_moved_is_refused_by_name() {
-        let records = coded(1);
-        let bytes = records.encode("ep/ready/3", &ready()).unwrap();
-        assert_eq!(records.decode::<Ready>("ready/3", &bytes), Ok(ready()));
-        for at in 0..bytes.len() {
-            let mut changed = bytes.clone();
-            changed[at] ^= 4;
-            assert!(
-                records.decode::<Ready>("ready/3", &changed).is_err(),
-                "{at}"
-            );
-        }
-        let moved = records.decode::<Ready>("ready/4", &bytes).unwrap_err();
-        assert_eq!(
-            moved.to_string(),
-            "record ready/4 is not to be trusted: its code does not fit key and contents"
-        );
-        assert!(coded(2).decode::<Ready>("ready/3", &bytes).is_err());
-        let other = Records::new("other/", Some(&Secret::new(&[1; 16]).unwrap()));
-        assert!(other.decode::<Ready>("ready/3", &bytes).is_err());
-        for (reader, writer, why) in [
-            (
-                plain(),
-                coded(1),
-                "it carries a code, this side has no secret",
-            ),
-            (
-                coded(1),
-                plain(),
-                "it carries no code, this side has a secret",
-            ),
-        ] {
-            let bytes = writer.encode("ready/3", &ready()).unwrap();
-            let error = reader.decode::<Ready>("ready/3", &bytes).unwrap_err();
-            assert!(error.to_string().ends_with(why), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_card_with_more_nics_than_a_rank_can_have_is_refused() {
-        let port = PortAddress {
-            gid: [1; 16],
-            lid: 0,
-            mtu: 4096,
-            ethernet: true,
-        };
-        let with = |nics| Card {
-            rank: Rank(1),
-            incarnation: Incarnation(1),
-            host: String::new(),
-            config: String::new(),
-            nics: vec![
-                NicAddress {
-                    port: port.clone(),
-                    rkey: 7
-                };
-                nics
-            ],
-            region_address: 0,
-            window: None,
-        };
-        let records = plain();
-        let again = |card: &Card| {
-            let bytes = records.encode("card/1", card).unwrap();
-            crate::fuzzing::records(&bytes[3..]);
-            records.decode::<Card>("card/1", &bytes)
-        };
-        for nics in [0, 1, MAX_NICS] {
-            assert_eq!(again(&with(nics)), Ok(with(nics)));
-        }
-        let error = again(&with(MAX_NICS + 1)).unwrap_err();
-        assert!(matches!(error, RecordError::Malformed { .. }), "{error}");
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
-            crate::fuzzing::records(&bytes);
-        }
-    }
-}
+mod tests;

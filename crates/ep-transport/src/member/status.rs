@@ -3,6 +3,7 @@
 use super::connection::ConnectionState;
 use crate::error::Error;
 use crate::ids::{Epoch, Incarnation, Rank};
+use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ pub(crate) struct Status {
     /// Ranks that have said that they have finished.
     pub(crate) finished: Vec<(Rank, Incarnation)>,
     /// How far the connection to each rank is.
-    pub(crate) connections: Vec<ConnectionState>,
+    pub(crate) connections: BTreeMap<Rank, ConnectionState>,
     /// Ranks whose card is there.
     pub(crate) present: Vec<(Rank, Incarnation)>,
 }

@@ -53,6 +53,7 @@ pub struct LeaseId(pub u64);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The value.
+    #[serde(with = "serde_bytes")]
     pub value: Vec<u8>,
     /// The revision that wrote it.
     pub revision: Revision,
@@ -64,6 +65,7 @@ pub struct Change {
     /// The key.
     pub key: String,
     /// Its value now; `None` if it was deleted or its lease ended.
+    #[serde(with = "serde_bytes")]
     pub value: Option<Vec<u8>>,
     /// The revision of that change.
     pub revision: Revision,

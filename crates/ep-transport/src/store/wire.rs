@@ -51,10 +51,18 @@ pub(super) struct Call {
 pub(super) enum Request {
     /// This connection belongs to the session of this token.
     Join(Token),
-    Put(String, Vec<u8>, Option<LeaseId>),
+    Put(
+        String,
+        #[serde(with = "serde_bytes")] Vec<u8>,
+        Option<LeaseId>,
+    ),
     Get(String),
     Delete(String),
-    Swap(String, Option<Revision>, Vec<u8>),
+    Swap(
+        String,
+        Option<Revision>,
+        #[serde(with = "serde_bytes")] Vec<u8>,
+    ),
     Changes(String, Revision, Duration),
     Grant(Duration),
     KeepAlive(LeaseId),

@@ -1,5 +1,6 @@
 //! One attempt to change the view, stage by stage.
 
+use super::peers::ascending;
 use super::{Action, ConnectionEvent, Deed, Protocol};
 use crate::ids::{Epoch, Rank};
 use crate::member::records::{Card, Decision, Life, Offers, Proposal, QpOffer, Ready};
@@ -56,7 +57,7 @@ impl Attempt {
             // Whoever collects knows whose fault it is.
             deadline += time_out / 4;
         }
-        let stage = if proposal.everybody().any(|life| life == me) {
+        let stage = if proposal.has(me) {
             Stage::Proposed
         } else {
             Stage::Bystander
@@ -201,11 +202,16 @@ impl Protocol {
     /// To be called when somebody has come or gone, and when an attempt begins.
     pub(super) fn look_who_is_gone(&mut self) {
         let gone = self.attempt.as_ref().and_then(|attempt| {
-            let mut everybody = attempt.proposal.everybody();
-            everybody.find(|life| !self.lives(*life))
+            let mut card = ascending(self.cards.iter());
+            let (members, joining) = (&attempt.proposal.members, &attempt.proposal.joining);
+            let member = members
+                .iter()
+                .find(|life| card(life.0).is_none_or(|card| card.incarnation != life.1));
+            member.or_else(|| joining.iter().find(|life| !self.lives(**life)))
         });
+        let gone = gone.map(|(rank, _)| *rank);
         if let Some(attempt) = &mut self.attempt {
-            attempt.gone = gone.map(|(rank, _)| rank);
+            attempt.gone = gone;
         }
     }
 
@@ -234,10 +240,12 @@ impl Protocol {
     /// member those of the joiners and of members that it is to be joined with again.
     pub(super) fn counterparts(&self, proposal: &Proposal) -> Vec<Life> {
         let me = self.me();
-        let mut lives: Vec<Life> = proposal
-            .everybody()
-            .filter(|life| *life != me && proposal.remakes(me.0, life.0))
-            .collect();
+        let mut lives: Vec<Life> = if proposal.changes(me.0) {
+            let remade = |life: &Life| *life != me && proposal.remakes(me.0, life.0);
+            proposal.everybody().filter(remade).collect()
+        } else {
+            proposal.joining.clone()
+        };
         lives.sort_unstable();
         lives
     }

@@ -5,10 +5,24 @@ use crate::events::LossKind;
 use crate::ids::Rank;
 use crate::member::connection::{ConnectionEvent, ConnectionState, Deed};
 use crate::member::records::{Card, Life, Masked};
+use std::collections::BTreeSet;
+
+/// Looks ranks up in a sequence that ascends, which they do too: in as many steps as it has
+/// entries, for all of them together.
+pub(super) fn ascending<'a, V: 'a>(
+    entries: impl Iterator<Item = (&'a Rank, &'a V)>,
+) -> impl FnMut(Rank) -> Option<&'a V> {
+    let mut left = entries.peekable();
+    move |rank| {
+        while left.next_if(|(other, _)| **other < rank).is_some() {}
+        let found = left.peek().filter(|(other, _)| **other == rank);
+        found.map(|(_, value)| *value)
+    }
+}
 
 impl Protocol {
-    /// Whether any connection has got further or back since this was asked last.
-    pub(crate) fn has_moved(&mut self) -> bool {
+    /// Ranks the connections to which have got further or back since this was asked last.
+    pub(crate) fn take_moved(&mut self) -> BTreeSet<Rank> {
         std::mem::take(&mut self.moved)
     }
 
@@ -22,7 +36,7 @@ impl Protocol {
         let (state, deed) = before.after(event);
         if state != before {
             self.connections.insert(rank, state);
-            self.moved = true;
+            self.moved.insert(rank);
             self.unsaid = true;
         }
         deed
@@ -95,8 +109,9 @@ impl Protocol {
 
     /// Other members that live and are counted.
     pub(crate) fn serving(&self) -> impl Iterator<Item = Life> + '_ {
-        let serves = |rank| self.connection(rank) == ConnectionState::Serving;
-        self.view().filter(move |(rank, _)| serves(*rank))
+        let mut connection = ascending(self.connections.iter());
+        self.view()
+            .filter(move |(rank, _)| connection(*rank) == Some(&ConnectionState::Serving))
     }
 
     /// Other members that live and are not counted.
@@ -104,12 +119,11 @@ impl Protocol {
         if !self.is_member() {
             return Vec::new();
         }
-        let masked = self.view().filter(|life| {
-            *life != self.me()
-                && self.lives(*life)
-                && self.connection(life.0) != ConnectionState::Serving
-        });
-        masked.collect()
+        // Whoever has a card has a connection, in some state.
+        let connections = self.connections.iter();
+        let not_serving = connections.filter(|(_, state)| **state != ConnectionState::Serving);
+        let lives = not_serving.filter_map(|(rank, _)| Some((*rank, *self.view.get(rank)?)));
+        lives.filter(|life| self.lives(*life)).collect()
     }
 
     /// What is to be told of them, if that has changed. What was said before a commit
@@ -150,16 +164,23 @@ impl Protocol {
     /// A view was decided.
     pub(super) fn on_view(&mut self) {
         // Those who are not in it.
-        let present = self
-            .cards
-            .values()
-            .map(|card| (card.rank, card.incarnation));
-        let outside: Vec<Life> = present.filter(|life| !self.in_view(*life)).collect();
+        let outside: Vec<Life> = {
+            let present = self.cards.values();
+            let present = present.map(|card| (card.rank, card.incarnation));
+            let mut member = ascending(self.view.iter());
+            present
+                .filter(|(rank, life)| member(*rank) != Some(life))
+                .collect()
+        };
         for life in outside {
             self.lose(life, ConnectionEvent::GaveUp, LossKind::GaveUp);
         }
         // Those who gave this rank up again before it has heard of the commit.
-        for (rank, masked) in self.masks.clone() {
+        let me = self.me();
+        let masks = self.masks.iter();
+        let again = masks.filter(|(_, masked)| masked.lives.contains(&me));
+        let again: Vec<(Rank, Masked)> = again.map(|(r, m)| (*r, m.clone())).collect();
+        for (rank, masked) in again {
             self.heed(rank, &masked);
         }
     }

@@ -131,6 +131,7 @@ impl Process {
         for event in self.inbox.take() {
             self.protocol.on(Arc::unwrap_or_clone(event), now);
         }
+        self.protocol.take_moved();
     }
 
     /// Runs one operation if the promise allows it. Whoever is `cut` off does not answer.
@@ -184,6 +185,12 @@ impl Process {
     }
 
     pub(in super::super) fn act(&mut self, board: &mut Board, now: Duration) -> bool {
+        let acted = self.perform(board, now);
+        self.protocol.take_moved();
+        acted
+    }
+
+    fn perform(&mut self, board: &mut Board, now: Duration) -> bool {
         if let Some((how, event)) = self.pending.take() {
             board.write(how, event);
             return true;
