@@ -8,8 +8,9 @@ use crate::output::{CombineOutput, DispatchOutput, zeroed};
 use crate::pause::Pause;
 use crate::placement::Placement;
 use crate::plan::PlanPool;
+use crate::rows::DispatchType;
 use crate::signal::{MAX_EPOCH, MAX_INCARNATION};
-use crate::slot::{self, Expect};
+use crate::slot::{self, DISPATCH, Expect};
 use crate::stats::EpStats;
 use ep_transport::{Epoch, Fabric, Rank, RankSet, RegionError};
 use half::bf16;
@@ -44,6 +45,10 @@ pub struct EpBuffer<F> {
 pub(crate) struct Scratch {
     /// Meta data of one slot.
     pub(crate) meta: Vec<u8>,
+    /// The tokens of a dispatch in FP8 as they travel.
+    pub(crate) quantised: Vec<u8>,
+    /// The scales of one of its rows.
+    pub(crate) scales: Vec<u8>,
     /// One row in full precision.
     pub(crate) sum: Vec<f32>,
     /// One row.
@@ -105,6 +110,11 @@ impl<F: Fabric> EpBuffer<F> {
         let capacity = config.capacity() as usize;
         let hidden = config.hidden() as usize;
         let placement = config.placement();
+        let rows = config.dispatch_type();
+        let quantised = match rows {
+            DispatchType::Bf16 => 0,
+            DispatchType::Fp8(_) => rows.row_bytes(config.hidden()) as usize,
+        } * config.max_tokens() as usize;
         let meta = slot::meta_stride(config.max_top_k()) as usize * config.max_tokens() as usize;
         Ok(Self {
             number: NEXT_BUFFER.fetch_add(1, Relaxed),
@@ -117,6 +127,8 @@ impl<F: Fabric> EpBuffer<F> {
             plans: PlanPool::default(),
             scratch: Scratch {
                 meta: zeroed(rank, "slot meta data", meta)?,
+                quantised: zeroed(rank, "rows in FP8", quantised)?,
+                scales: vec![0; rows.scale_bytes(config.hidden()) as usize],
                 sum: vec![0.0; hidden],
                 row: vec![bf16::ZERO; hidden],
                 ranks: RankSet::new(config.capacity()),
@@ -179,7 +191,7 @@ impl<F: Fabric> EpBuffer<F> {
         CombineOutput::new(&self.config, self.rank)
     }
 
-    /// Zeroed memory of the shape of `recv_x`, for what the experts compute.
+    /// Zeroed memory for what the experts compute, in the shape of `recv_x` and always in bf16.
     ///
     /// # Errors
     /// [`EpError::Memory`] if there is not enough.
@@ -247,6 +259,10 @@ impl<F: Fabric> EpBuffer<F> {
             epoch,
             incarnation: self.exchange.incarnation(source),
             hidden: self.config.hidden(),
+            rows: match kind {
+                DISPATCH => self.config.dispatch_type(),
+                _ => DispatchType::Bf16,
+            },
             max_tokens: self.config.max_tokens(),
             max_top_k: self.config.max_top_k(),
             local_experts: self.placement.local_experts(self.rank),

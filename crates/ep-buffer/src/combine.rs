@@ -13,8 +13,8 @@ impl<F: Fabric> EpBuffer<F> {
     /// Returns what the experts computed to the owners of the tokens, and sums up
     /// what comes back for this rank's own.
     ///
-    /// `expert_out` has the shape of `recv_x`: the result for a row is where the row
-    /// was. For each token, each rank sums `weight * result` over its own experts in
+    /// `expert_out` has the shape of `recv_x`, in bf16 whatever rows were dispatched as:
+    /// the result for a row is where the row was. For each token, each rank sums `weight * result` over its own experts in
     /// the order of (expert, k) in f32 and rounds the sum to bf16; the token's owner
     /// adds these partial sums in the order of ranks in f32 and rounds once more.
     /// Its own partial sum is rounded like all others, so the result depends on
@@ -63,7 +63,7 @@ impl<F: Fabric> EpBuffer<F> {
         let own = self.fabric.control().own_incarnation();
         let hidden = self.config.hidden();
         let rows_per_expert = self.config.rows_per_expert();
-        let row_bytes = self.config.row_bytes();
+        let row_bytes = self.config.sum_bytes();
         let Scratch {
             sum, row, ranks, ..
         } = &mut self.scratch;
@@ -176,7 +176,7 @@ impl<F: Fabric> EpBuffer<F> {
                 }
                 let at = self.layout.receive(epoch.half(), rank)
                     + HEADER_BYTES
-                    + *cursor as u64 * self.config.row_bytes();
+                    + *cursor as u64 * self.config.sum_bytes();
                 region.read(at, bytemuck::cast_slice_mut(row))?;
                 for (sum, partial) in sum.iter_mut().zip(&*row) {
                     *sum += partial.to_f32();

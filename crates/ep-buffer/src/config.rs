@@ -2,6 +2,7 @@
 
 use crate::layout::Layout;
 use crate::placement::Placement;
+use crate::rows::DispatchType;
 use std::time::Duration;
 
 /// Top-k entries that fit the `u32` bit mask of missing contributions.
@@ -53,13 +54,14 @@ pub struct Config {
     max_top_k: u32,
     lanes: u32,
     ops_per_round: u32,
+    dispatch_type: DispatchType,
     time_out: Duration,
     decision_time_out: Duration,
 }
 
 impl Config {
     /// Starts a configuration for up to `capacity` ranks, `experts` experts in all,
-    /// rows of `hidden` bf16 elements, and at most `max_tokens` tokens per rank and
+    /// rows of `hidden` elements, and at most `max_tokens` tokens per rank and
     /// dispatch.
     pub fn builder(capacity: u32, experts: u32, hidden: u32, max_tokens: u32) -> ConfigBuilder {
         ConfigBuilder(Config {
@@ -70,6 +72,7 @@ impl Config {
             max_top_k: experts.min(8),
             lanes: 2,
             ops_per_round: 2,
+            dispatch_type: DispatchType::Bf16,
             time_out: Duration::from_secs(1),
             decision_time_out: Duration::from_secs(10),
         })
@@ -119,6 +122,12 @@ impl Config {
         self.ops_per_round
     }
 
+    /// What rows are dispatched as on the host; on GPUs `cuda::Settings` say it.
+    #[must_use]
+    pub fn dispatch_type(&self) -> DispatchType {
+        self.dispatch_type
+    }
+
     /// How long an operation waits for a peer that shows no sign of life.
     #[must_use]
     pub fn time_out(&self) -> Duration {
@@ -150,8 +159,14 @@ impl Config {
         self.capacity as usize * self.max_tokens as usize
     }
 
-    pub(crate) fn row_bytes(&self) -> u64 {
-        u64::from(self.hidden) * 2
+    /// Bytes of a row in a dispatch.
+    pub(crate) fn dispatch_row_bytes(&self) -> u64 {
+        self.dispatch_type.row_bytes(self.hidden)
+    }
+
+    /// Bytes of a partial sum in a combine, whatever rows are dispatched as.
+    pub(crate) fn sum_bytes(&self) -> u64 {
+        DispatchType::Bf16.row_bytes(self.hidden)
     }
 }
 
@@ -177,6 +192,13 @@ impl ConfigBuilder {
     /// See [`Config::ops_per_round`]; 1 to 1,024. Default: 2.
     pub fn ops_per_round(mut self, ops: u32) -> Self {
         self.0.ops_per_round = ops;
+        self
+    }
+
+    /// See [`Config::dispatch_type`]. In FP8 `hidden` has to be a multiple of 128. Results of
+    /// experts and their sums are bf16 in any case. Default: bf16.
+    pub fn dispatch_type(mut self, dispatch_type: DispatchType) -> Self {
+        self.0.dispatch_type = dispatch_type;
         self
     }
 
@@ -230,11 +252,12 @@ impl ConfigBuilder {
                 });
             }
         }
-        if !config.hidden.is_multiple_of(8) {
+        let multiple = config.dispatch_type.multiple();
+        if !config.hidden.is_multiple_of(multiple) {
             return Err(ConfigError::NotMultiple {
-                what: "hidden",
+                what: config.dispatch_type.hidden_name(),
                 value: config.hidden.into(),
-                multiple: 8,
+                multiple: multiple.into(),
             });
         }
         if config.max_top_k > config.experts {
@@ -270,6 +293,24 @@ mod tests {
     }
 
     #[test]
+    fn rows_in_fp8_make_no_buffer_larger_and_partial_sums_still_fit() {
+        use crate::ScaleFormat::{F32, Ue8m0};
+        let footprint = |hidden, top_k, rows| {
+            let config = Config::builder(4, 288, hidden, 128).max_top_k(top_k);
+            config.dispatch_type(rows).build().unwrap().footprint()
+        };
+        let bf16 = |hidden, top_k| footprint(hidden, top_k, DispatchType::Bf16);
+        for rows in [DispatchType::Fp8(F32), DispatchType::Fp8(Ue8m0)] {
+            // Partial sums in bf16 are what takes most, the choices of tokens are gone.
+            let saved = bf16(7168, 8) - footprint(7168, 8, rows);
+            assert_eq!(saved, 16 * 128 * crate::slot::meta_stride(8));
+            // Of short rows with many choices a full dispatch takes most.
+            assert!(footprint(128, 32, rows) < bf16(128, 32));
+            assert!(footprint(128, 32, rows) > bf16(128, 32) - 16 * 128 * 128);
+        }
+    }
+
+    #[test]
     fn every_refusal_names_value_and_limit() {
         let refused = |builder: ConfigBuilder| builder.build().unwrap_err().to_string();
         assert_eq!(
@@ -283,6 +324,11 @@ mod tests {
         assert_eq!(
             refused(Config::builder(2, 8, 12, 1)),
             "hidden is 12, which is not a multiple of 8"
+        );
+        let fp8 = DispatchType::Fp8(crate::ScaleFormat::F32);
+        assert_eq!(
+            refused(Config::builder(2, 8, 264, 1).dispatch_type(fp8)),
+            "hidden of rows in FP8 is 264, which is not a multiple of 128"
         );
         assert_eq!(
             refused(Config::builder(2, 64, 64, 1).max_top_k(33)),

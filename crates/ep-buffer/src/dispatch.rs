@@ -22,7 +22,7 @@ struct Input<'a> {
 impl<F: Fabric> EpBuffer<F> {
     /// Sends each token to the owners of its experts and receives what others send.
     ///
-    /// `x` is `[tokens][hidden]`; `topk_idx` and `topk_weights` are
+    /// `x` is `[tokens][hidden]`, in bf16 also if rows travel in FP8; `topk_idx` and `topk_weights` are
     /// `[tokens][top_k]`, with -1 for a choice that is not used. The number of
     /// tokens may differ between ranks and may be 0. A token that names an expert
     /// twice arrives there once, and its weights add up. Weights may be any number:
@@ -69,9 +69,10 @@ impl<F: Fabric> EpBuffer<F> {
 
     fn is_shape_of(&self, out: &DispatchOutput) -> bool {
         out.capacity == self.config.capacity() as usize
-            && out.rows_per_expert == self.config.rows_per_expert()
-            && out.hidden == self.config.hidden() as usize
-            && out.recv_x.len() == self.expert_output_len()
+            && out.rows.dispatch_type() == self.config.dispatch_type()
+            && out.rows.rows_per_expert == self.config.rows_per_expert()
+            && out.rows.hidden == self.config.hidden() as usize
+            && out.recv_count.len() == self.placement.local_experts(self.rank) as usize
     }
 
     fn check_input(&self, input: &Input<'_>) -> Result<(), EpError> {
@@ -138,7 +139,10 @@ impl<F: Fabric> EpBuffer<F> {
         let hidden = self.config.hidden();
         let own = self.fabric.control().own_incarnation();
         let top_k = input.top_k as u32;
-        let row_bytes = self.config.row_bytes();
+        let row_bytes = self.config.dispatch_row_bytes() as usize;
+        let rows_as = self.config.dispatch_type();
+        // Once for all destinations.
+        let rows = rows_as.encode(input.x, hidden, &mut self.scratch.quantised);
         let (routes, placement) = (&*plan, &self.placement);
         self.exchange.run(
             &mut self.fabric,
@@ -149,7 +153,7 @@ impl<F: Fabric> EpBuffer<F> {
             &mut |region, rank, at| {
                 let list = &routes.sent[rank.index()];
                 let count = list.len() as u32;
-                let header = SlotHeader::dispatch(epoch, own, count, top_k, hidden);
+                let header = SlotHeader::dispatch(epoch, own, count, top_k, (hidden, rows_as));
                 region.write(at, bytemuck::bytes_of(&header))?;
                 let first = placement.experts_of(rank).start;
                 let mut meta_at = at + HEADER_BYTES;
@@ -169,9 +173,8 @@ impl<F: Fabric> EpBuffer<F> {
                     region.write(meta_at, head)?;
                     region.write(meta_at + head.len() as u64, entries.entries(input.top_k))?;
                     meta_at += slot::meta_stride(top_k);
-                    let row = t * hidden as usize..(t + 1) * hidden as usize;
-                    region.write(row_at, bytemuck::cast_slice(&input.x[row]))?;
-                    row_at += row_bytes;
+                    region.write(row_at, &rows[t * row_bytes..(t + 1) * row_bytes])?;
+                    row_at += row_bytes as u64;
                 }
                 Ok(row_at - at)
             },
@@ -213,11 +216,14 @@ impl<F: Fabric> EpBuffer<F> {
                 .mask(&self.fabric, &mut self.stats, source, epoch, error.into());
             return Ok(());
         }
-        let row_bytes = self.config.row_bytes();
+        let row_bytes = self.config.dispatch_row_bytes();
+        let scales = &mut self.scratch.scales;
+        let region = self.fabric.region();
         let rows_at = at + slot::rows_at(header.tokens, header.top_k);
         for position in 0..received.tokens.len() {
             let token = received.tokens[position];
             let row_at = rows_at + position as u64 * row_bytes;
+            region.read(row_at + row_bytes - scales.len() as u64, scales)?;
             let mut last = None;
             for entry in received.entries_of_mut(position) {
                 let expert = entry.expert as usize;
@@ -234,12 +240,10 @@ impl<F: Fabric> EpBuffer<F> {
                     range.begin = entry.row;
                 }
                 range.count += 1;
-                let row = expert * out.rows_per_expert + entry.row as usize;
-                out.src_info[row] = token;
-                let to = &mut out.recv_x[row * out.hidden..(row + 1) * out.hidden];
-                self.fabric
-                    .region()
-                    .read(row_at, bytemuck::cast_slice_mut(to))?;
+                let row = entry.row as usize;
+                out.src_info[expert * out.rows.rows_per_expert + row] = token;
+                region.read(row_at, out.rows.row_mut(expert, row))?;
+                out.rows.put_scales(expert, row, scales);
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! What a group needs to know of the buffer that is to be on it.
 
 use crate::config::Config;
+use crate::rows::DispatchType;
 use ep_transport::{GroupConfig, Rank};
 use std::time::Duration;
 
@@ -11,9 +12,14 @@ impl Config {
     /// The settings of a group for a buffer of this configuration: as many ranks and lanes,
     /// admissions between two rounds, attempts to change the view that end before an
     /// operation gives up waiting for their decision. Ranks whose buffers have other shapes
-    /// are refused. The caller may change what is left.
+    /// or dispatch other rows are refused. The caller may change what is left.
     #[must_use]
     pub fn group(&self, rank: Rank) -> GroupConfig {
+        with_rows(self.group_of_any_rows(rank), self.dispatch_type())
+    }
+
+    /// The same for a buffer whose dispatch type is said later, see [`with_rows`].
+    pub(crate) fn group_of_any_rows(&self, rank: Rank) -> GroupConfig {
         let half = (self.decision_time_out() / 2).max(Duration::from_millis(1));
         GroupConfig {
             lanes: self.lanes(),
@@ -31,9 +37,18 @@ impl Config {
     }
 }
 
+/// Has ranks that dispatch anything but `rows` refused.
+pub(crate) fn with_rows(group: GroupConfig, rows: DispatchType) -> GroupConfig {
+    GroupConfig {
+        common: format!("{} rows={rows}", group.common),
+        ..group
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fp8::ScaleFormat;
 
     #[test]
     fn buffers_of_other_shapes_do_not_have_the_same_group() {
@@ -50,6 +65,24 @@ mod tests {
             common(8, 64, 16, 2),
         ] {
             assert_ne!(ours, theirs);
+        }
+    }
+
+    #[test]
+    fn buffers_that_dispatch_other_rows_do_not_have_the_same_group() {
+        let types = [
+            DispatchType::Bf16,
+            DispatchType::Fp8(ScaleFormat::F32),
+            DispatchType::Fp8(ScaleFormat::Ue8m0),
+        ];
+        let common = |rows| {
+            let config = Config::builder(2, 8, 256, 16).dispatch_type(rows);
+            config.build().unwrap().group(Rank(0)).common
+        };
+        for (i, ours) in types.into_iter().enumerate() {
+            for (j, theirs) in types.into_iter().enumerate() {
+                assert_eq!(i == j, common(ours) == common(theirs), "{ours}, {theirs}");
+            }
         }
     }
 

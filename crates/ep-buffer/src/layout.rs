@@ -98,6 +98,7 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{DispatchType, ScaleFormat};
     use proptest::prelude::*;
 
     proptest! {
@@ -105,16 +106,25 @@ mod tests {
         fn nothing_overlaps_and_everything_is_aligned(
             capacity in 1u32..20,
             lanes in 1u32..=64,
-            hidden in 1u32..64,
+            (hidden, rows) in prop_oneof![
+                (1u32..64).prop_map(|units| (units * 8, DispatchType::Bf16)),
+                (1u32..6).prop_map(|units| (units * 128, DispatchType::Fp8(ScaleFormat::F32))),
+                (1u32..6).prop_map(|units| (units * 128, DispatchType::Fp8(ScaleFormat::Ue8m0))),
+            ],
             max_tokens in 1u32..200,
             max_top_k in 1u32..=32,
         ) {
-            let config = Config::builder(capacity, 32, hidden * 8, max_tokens)
+            let config = Config::builder(capacity, 32, hidden, max_tokens)
                 .max_top_k(max_top_k)
+                .dispatch_type(rows)
                 .lanes(lanes)
                 .build()
                 .unwrap();
             let layout = Layout::new(&config);
+            let tokens = u64::from(max_tokens);
+            let dispatch = slot::rows_at(max_tokens, max_top_k) + tokens * rows.row_bytes(hidden);
+            let combine = slot::HEADER_BYTES + tokens * u64::from(hidden) * 2;
+            prop_assert!(layout.slot_bytes() >= dispatch && layout.slot_bytes() >= combine);
             let mut ranges = Vec::new();
             for rank in (0..capacity).map(Rank) {
                 ranges.push((layout.stall(rank), 8));

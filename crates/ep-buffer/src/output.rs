@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::error::EpError;
+use crate::rows::{Packed, Rows};
 use bytemuck::Zeroable;
 use bytemuck::allocation::try_zeroed_vec;
 use ep_transport::{Rank, RankSet};
@@ -21,9 +22,7 @@ pub struct RowRange {
 #[derive(Debug)]
 pub struct DispatchOutput {
     pub(crate) capacity: usize,
-    pub(crate) rows_per_expert: usize,
-    pub(crate) hidden: usize,
-    pub(crate) recv_x: Vec<bf16>,
+    pub(crate) rows: Packed,
     pub(crate) recv_count: Vec<u32>,
     pub(crate) src_info: Vec<u32>,
     pub(crate) layout_range: Vec<RowRange>,
@@ -35,12 +34,9 @@ impl DispatchOutput {
         let experts = config.placement().local_experts(rank) as usize;
         let capacity = config.capacity() as usize;
         let rows = experts * config.rows_per_expert();
-        let hidden = config.hidden() as usize;
         Ok(Self {
             capacity,
-            rows_per_expert: config.rows_per_expert(),
-            hidden,
-            recv_x: zeroed(rank, "recv_x", rows.saturating_mul(hidden))?,
+            rows: Packed::new(config, rank)?,
             recv_count: vec![0; experts],
             src_info: zeroed(rank, "src_info", rows)?,
             layout_range: vec![RowRange::default(); experts * capacity],
@@ -48,11 +44,30 @@ impl DispatchOutput {
         })
     }
 
-    /// All rows, `[local_experts][capacity * max_tokens][hidden]`. Of each expert's
-    /// block the first [`DispatchOutput::recv_count`] rows are valid.
+    /// All rows as they were sent, and their scales. Of each expert's block the first
+    /// [`DispatchOutput::recv_count`] rows are valid.
+    #[must_use]
+    pub fn rows(&self) -> Rows<'_> {
+        self.rows.view()
+    }
+
+    /// All rows of a dispatch in bf16, `[local_experts][capacity * max_tokens][hidden]`,
+    /// as in [`DispatchOutput::rows`]. Empty in FP8.
     #[must_use]
     pub fn recv_x(&self) -> &[bf16] {
-        &self.recv_x
+        match self.rows.view() {
+            Rows::Bf16(x) => x,
+            _ => &[],
+        }
+    }
+
+    /// The numbers of a valid row of a local expert, `[hidden]`, whatever they were sent
+    /// as: in FP8 the decoded bytes times their scales. `None` if there is no such row.
+    #[must_use]
+    pub fn row(&self, expert: usize, row: usize) -> Option<impl ExactSizeIterator<Item = f32>> {
+        let valid = row < *self.recv_count.get(expert)? as usize;
+        let numbers = move |channel| self.rows.value(expert, row, channel);
+        valid.then(|| (0..self.rows.hidden).map(numbers))
     }
 
     /// Valid rows, `[local_experts]`.
@@ -87,22 +102,21 @@ impl DispatchOutput {
             .filter(|rank| !self.answered.contains(*rank))
     }
 
-    /// The valid rows of a local expert, `[recv_count][hidden]`; `None` if there is
-    /// no such expert.
+    /// The valid rows of a local expert in bf16, `[recv_count][hidden]`; `None` if there
+    /// is no such expert. Empty in FP8.
     #[must_use]
     pub fn expert_rows(&self, expert: usize) -> Option<&[bf16]> {
-        let count = *self.recv_count.get(expert)? as usize;
-        let at = expert * self.rows_per_expert * self.hidden;
-        self.recv_x.get(at..at + count * self.hidden)
+        let range = self.expert_range(expert)?;
+        Some(self.recv_x().get(range).unwrap_or_default())
     }
 
-    /// Where those rows are in [`DispatchOutput::recv_x`], and in what an expert
-    /// writes for combine.
+    /// Where the valid rows of a local expert are in what [`DispatchOutput::rows`] has,
+    /// counted in elements, and in what an expert writes for combine.
     #[must_use]
     pub fn expert_range(&self, expert: usize) -> Option<std::ops::Range<usize>> {
         let count = *self.recv_count.get(expert)? as usize;
-        let at = expert * self.rows_per_expert * self.hidden;
-        Some(at..at + count * self.hidden)
+        let at = expert * self.rows.rows_per_expert * self.rows.hidden;
+        Some(at..at + count * self.rows.hidden)
     }
 
     pub(crate) fn clear(&mut self) {

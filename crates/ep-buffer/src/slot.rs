@@ -1,21 +1,26 @@
 //! What one rank sends another in one operation: the bytes of a slot.
 //!
 //! ```text
-//! dispatch:  header | per token: TokenMeta, then top_k x EntryMeta | pad | rows, bf16
+//! dispatch:  header | per token: TokenMeta, then top_k x EntryMeta | pad | rows
 //! combine:   header | partial sums, bf16, in the order of the tokens of the dispatch
 //! ```
+//!
+//! A row of a dispatch is its elements in bf16, or in E4M3 and behind them its scales: one `f32`
+//! for each 128 channels, or one byte each (UE8M0), padded to a multiple of four.
 //!
 //! A token is there once per destination rank, with one entry for each of its top-k
 //! choices that this rank owns. Tokens are in ascending order, entries in ascending
 //! order of (local expert, k). Numbers are in the byte order of the machine, which
 //! is little-endian wherever mlx5 devices and GPUs are.
 //!
-//! A slot is hostile until parsed: another process wrote it.
+//! A slot is hostile until parsed: another process wrote it. Elements, scales and weights may be
+//! anything: they end up in the rows and the sum of their token and nowhere else.
 
 mod meta;
 
 use crate::config::Config;
 use crate::layout::align;
+use crate::rows::DispatchType;
 use bytemuck::{Pod, Zeroable};
 use ep_transport::{Epoch, Incarnation};
 
@@ -49,7 +54,9 @@ pub struct SlotHeader {
     pub hidden: u32,
     /// The sender's incarnation.
     pub incarnation: u32,
-    reserved: [u32; 6],
+    /// What rows are: 0 for bf16, 1 for FP8 with `f32` scales, 2 for FP8 with UE8M0 scales.
+    pub rows: u32,
+    reserved: [u32; 5],
 }
 
 /// Bytes of a [`SlotHeader`].
@@ -122,6 +129,8 @@ pub struct Expect {
     pub incarnation: Incarnation,
     /// Elements of a row.
     pub hidden: u32,
+    /// What rows are.
+    pub rows: DispatchType,
     /// Limit of [`SlotHeader::tokens`].
     pub max_tokens: u32,
     /// Limit of [`SlotHeader::top_k`].
@@ -131,14 +140,14 @@ pub struct Expect {
 }
 
 impl SlotHeader {
-    /// The header of a dispatch of `tokens` rows.
+    /// The header of a dispatch of `tokens` rows of `hidden` elements, which are `rows`.
     #[must_use]
     pub fn dispatch(
         epoch: Epoch,
         incarnation: Incarnation,
         tokens: u32,
         top_k: u32,
-        hidden: u32,
+        (hidden, rows): (u32, DispatchType),
     ) -> Self {
         Self {
             magic: MAGIC,
@@ -149,7 +158,8 @@ impl SlotHeader {
             top_k,
             hidden,
             incarnation: incarnation.0,
-            reserved: [0; 6],
+            rows: rows.code(),
+            reserved: [0; 5],
         }
     }
 
@@ -166,7 +176,7 @@ impl SlotHeader {
         Self {
             kind: COMBINE,
             dispatch_epoch: dispatch.map_or(NO_DISPATCH, |epoch| epoch.0),
-            ..Self::dispatch(epoch, incarnation, tokens, 0, hidden)
+            ..Self::dispatch(epoch, incarnation, tokens, 0, (hidden, DispatchType::Bf16))
         }
     }
 
@@ -185,6 +195,7 @@ impl SlotHeader {
                 expect.incarnation.0.into(),
             ),
             ("hidden", self.hidden.into(), expect.hidden.into()),
+            ("rows", self.rows.into(), expect.rows.code().into()),
         ] {
             if value != expected {
                 return Err(SlotError::Header {
@@ -222,11 +233,15 @@ pub fn rows_at(tokens: u32, top_k: u32) -> u64 {
     align(HEADER_BYTES + u64::from(tokens) * meta_stride(top_k))
 }
 
-/// Bytes of the largest slot, which is that of a full dispatch.
+/// Bytes of the largest slot: that of a full dispatch, or in FP8, where rows are smaller than
+/// partial sums, maybe that of a full combine.
 #[must_use]
 pub fn max_bytes(config: &Config) -> u64 {
-    let tokens = config.max_tokens();
-    align(rows_at(tokens, config.max_top_k()) + u64::from(tokens) * config.row_bytes())
+    let tokens = u64::from(config.max_tokens());
+    let rows_at = rows_at(config.max_tokens(), config.max_top_k());
+    let dispatch = rows_at + tokens * config.dispatch_row_bytes();
+    let combine = HEADER_BYTES + tokens * config.sum_bytes();
+    align(dispatch.max(combine))
 }
 
 #[cfg(test)]
@@ -240,6 +255,7 @@ mod tests {
             epoch: Epoch(5),
             incarnation: Incarnation(2),
             hidden: 64,
+            rows: DispatchType::Bf16,
             max_tokens: 4,
             max_top_k: 3,
             local_experts: 2,
@@ -247,7 +263,13 @@ mod tests {
     }
 
     pub(super) fn header(tokens: u32, top_k: u32) -> SlotHeader {
-        SlotHeader::dispatch(Epoch(5), Incarnation(2), tokens, top_k, 64)
+        SlotHeader::dispatch(
+            Epoch(5),
+            Incarnation(2),
+            tokens,
+            top_k,
+            (64, DispatchType::Bf16),
+        )
     }
 
     #[test]
@@ -295,6 +317,13 @@ mod tests {
                     ..header(1, 1)
                 },
                 "hidden",
+            ),
+            (
+                SlotHeader {
+                    rows: 1,
+                    ..header(1, 1)
+                },
+                "rows is 1, expected 0",
             ),
             (header(5, 1), "tokens is 5, the limit is 4"),
             (header(1, 4), "top_k is 4, the limit is 3"),

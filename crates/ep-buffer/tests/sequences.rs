@@ -7,14 +7,14 @@ mod support;
 
 use ep_buffer::slot::{meta_stride, rows_at};
 use ep_buffer::testing::Network;
-use ep_buffer::{Config, DispatchHandle, EpError};
+use ep_buffer::{Config, DispatchHandle, DispatchType, EpError, ScaleFormat};
 use ep_transport::{Epoch, Rank};
 use half::bf16;
 use proptest::prelude::*;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
-use support::{Tokens, check_combine, check_dispatch, on_ranks, run_experts};
+use support::{ALL_TYPES, Tokens, check_combine, check_dispatch, on_ranks, run_experts};
 
 struct Counting;
 
@@ -61,7 +61,7 @@ struct Kept {
     expert_out: Vec<bf16>,
 }
 
-fn run(config: &Config, network: Network, ops: &[Op]) -> Vec<Vec<Vec<bf16>>> {
+fn run(config: &Config, network: Network, ops: &[Op]) -> Vec<Vec<Vec<f32>>> {
     let all: Vec<Rank> = (0..config.capacity()).map(Rank).collect();
     on_ranks(config, network, |mut buffer, _| {
         let tokens = |step: u64| -> Vec<Tokens> {
@@ -87,7 +87,7 @@ fn run(config: &Config, network: Network, ops: &[Op]) -> Vec<Vec<Vec<bf16>>> {
                         .unwrap();
                     let own = &tokens(it.step)[buffer.rank().index()];
                     check_combine(config, own, &combined, &all);
-                    results.push(combined.x().to_vec());
+                    results.push(combined.x().iter().map(|x| x.to_f32()).collect());
                 }
                 op => {
                     let all_tokens = tokens(epoch);
@@ -97,8 +97,10 @@ fn run(config: &Config, network: Network, ops: &[Op]) -> Vec<Vec<Vec<bf16>>> {
                         .unwrap();
                     assert_eq!(handle.epoch(), Epoch(epoch));
                     check_dispatch(&buffer, &received, &all_tokens, &all);
-                    for expert in 0..received.recv_count().len() {
-                        results.push(received.expert_rows(expert).unwrap().to_vec());
+                    for (expert, rows) in received.recv_count().iter().enumerate() {
+                        for row in 0..*rows as usize {
+                            results.push(received.row(expert, row).unwrap().collect());
+                        }
                     }
                     if !matches!(op, Op::Forget) {
                         let mut expert_out = buffer.expert_output().unwrap();
@@ -141,11 +143,13 @@ proptest! {
             1..24,
         ),
         seed in any::<u64>(),
+        rows in proptest::sample::select(&ALL_TYPES[..]),
     ) {
         let config = Config::builder(3, 7, 640, 16)
             .max_top_k(3)
             .lanes(3)
             .ops_per_round(3)
+            .dispatch_type(rows)
             .time_out(Duration::from_secs(10))
             .build()
             .unwrap();
@@ -155,7 +159,10 @@ proptest! {
 
 #[test]
 fn the_same_inputs_give_the_same_bytes() {
-    let config = Config::builder(4, 6, 136, 10).max_top_k(3).build().unwrap();
+    let bf16 = Config::builder(4, 6, 136, 10).max_top_k(3);
+    let fp8 = Config::builder(4, 6, 256, 10)
+        .max_top_k(3)
+        .dispatch_type(DispatchType::Fp8(ScaleFormat::F32));
     let ops = [
         Op::Dispatch,
         Op::Combine(0),
@@ -163,18 +170,26 @@ fn the_same_inputs_give_the_same_bytes() {
         Op::Combine(1),
         Op::Combine(0),
     ];
-    let first = run(&config, Network::default(), &ops);
-    for seed in 0..4 {
-        assert_eq!(run(&config, delayed(seed), &ops), first);
+    for config in [bf16, fp8].map(|config| config.build().unwrap()) {
+        let first = run(&config, Network::default(), &ops);
+        for seed in 0..4 {
+            assert_eq!(run(&config, delayed(seed), &ops), first);
+        }
     }
 }
 
 #[test]
 fn nothing_is_allocated_once_warm() {
-    let config = Config::builder(3, 6, 64, 16).max_top_k(4).build().unwrap();
-    let counts = on_ranks(&config, Network::default(), |mut buffer, _| {
+    for rows in ALL_TYPES {
+        let config = Config::builder(3, 6, 128, 16).max_top_k(4);
+        allocates_nothing_once_warm(&config.dispatch_type(rows).build().unwrap());
+    }
+}
+
+fn allocates_nothing_once_warm(config: &Config) {
+    let counts = on_ranks(config, Network::default(), |mut buffer, _| {
         let steps: Vec<Tokens> = (0..20)
-            .map(|step| Tokens::hashed(&config, step, buffer.rank(), 16 - step as usize % 5, 4))
+            .map(|step| Tokens::hashed(config, step, buffer.rank(), 16 - step as usize % 5, 4))
             .collect();
         let mut received = buffer.dispatch_output().unwrap();
         let mut combined = buffer.combine_output().unwrap();
@@ -230,6 +245,66 @@ fn a_token_travels_once_to_each_rank_and_one_partial_sum_comes_back() {
         assert_eq!(stats.tokens_per_expert, [2; 4]);
         assert_eq!(stats.total.messages, 4);
     });
+}
+
+/// Of 256 channels, 512 bytes in bf16, go 256 bytes and two scales.
+#[test]
+fn in_fp8_half_of_the_bytes_travel_and_partial_sums_stay_bf16() {
+    for (format, scales) in [(ScaleFormat::F32, 8), (ScaleFormat::Ue8m0, 4)] {
+        let config = Config::builder(2, 8, 256, 4)
+            .max_top_k(4)
+            .dispatch_type(DispatchType::Fp8(format))
+            .build()
+            .unwrap();
+        on_ranks(&config, Network::default(), |mut buffer, _| {
+            let other = 1 - buffer.rank().0 as i32;
+            let idx: Vec<i32> = (0..8).map(|k| other * 4 + k % 4).collect();
+            let mut received = buffer.dispatch_output().unwrap();
+            let mut combined = buffer.combine_output().unwrap();
+            let x = [bf16::ONE; 2 * 256];
+            let handle = buffer
+                .dispatch(&x, &idx, &[0.25; 8], 4, &mut received)
+                .unwrap();
+            let sent = buffer.stats().last;
+            assert_eq!(sent.bytes, rows_at(2, 4) + 2 * (256 + scales));
+            let expert_out = buffer.expert_output().unwrap();
+            buffer.combine(&handle, &expert_out, &mut combined).unwrap();
+            assert_eq!(buffer.stats().last.bytes, 64 + 2 * 512);
+        });
+    }
+}
+
+#[test]
+fn numbers_that_are_none_stay_in_their_groups_in_fp8() {
+    for format in [ScaleFormat::F32, ScaleFormat::Ue8m0] {
+        let config = Config::builder(2, 2, 256, 4)
+            .max_top_k(1)
+            .dispatch_type(DispatchType::Fp8(format))
+            .build()
+            .unwrap();
+        on_ranks(&config, Network::default(), |mut buffer, _| {
+            let mut x = vec![bf16::ONE; 2 * 256];
+            (x[3], x[130]) = (bf16::NAN, bf16::INFINITY);
+            let mut out = buffer.dispatch_output().unwrap();
+            buffer
+                .dispatch(&x, &[0, 0], &[1.0; 2], 1, &mut out)
+                .unwrap();
+            let rows = out.recv_count()[0] as usize;
+            assert_eq!(rows, if buffer.rank() == Rank(0) { 4 } else { 0 });
+            for row in 0..rows {
+                let numbers: Vec<f32> = out.row(0, row).unwrap().collect();
+                let (first, second) = numbers.split_at(128);
+                let whole = |group: &[f32]| group.iter().all(|x| (x - 1.0).abs() < 1e-6);
+                if row % 2 == 1 {
+                    assert!(whole(first) && whole(second));
+                    continue;
+                }
+                assert!(first[3].is_nan() && whole(&first[..3]) && whole(&first[4..]));
+                // An infinity leaves nothing of its group.
+                assert!(second.iter().all(|x| x.is_nan()));
+            }
+        });
+    }
 }
 
 #[test]
@@ -342,6 +417,26 @@ fn bad_arguments_are_refused_and_cost_no_epoch() {
             assert!(error.to_string().contains("the dispatch output belongs"));
         });
     });
+}
+
+#[test]
+fn an_output_for_other_rows_is_refused() {
+    let config = |rows| Config::builder(1, 4, 128, 2).dispatch_type(rows);
+    let config = |rows| config(rows).build().unwrap();
+    for theirs in ALL_TYPES {
+        let other = config(theirs);
+        let mut outputs = on_ranks(&other, Network::default(), |buffer, _| {
+            buffer.dispatch_output().unwrap()
+        });
+        for ours in ALL_TYPES {
+            let out = std::sync::Mutex::new(&mut outputs[0]);
+            on_ranks(&config(ours), Network::default(), |mut buffer, _| {
+                let done = buffer.dispatch(&[], &[], &[], 1, &mut out.lock().unwrap());
+                let refused = matches!(done, Err(EpError::Foreign { .. }));
+                assert_eq!(refused, ours != theirs, "{ours}, {theirs}: {done:?}");
+            });
+        }
+    }
 }
 
 #[test]

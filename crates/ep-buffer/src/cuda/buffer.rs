@@ -6,7 +6,7 @@ use super::kernels::{Kernels, MAX_SHARED_BYTES};
 use super::launch::base_args;
 use super::layout::Layout;
 use super::limits::Limits;
-use super::settings::{DispatchType, Settings};
+use super::settings::Settings;
 use super::tensor::{
     Answers, CombineOutput, CombineTensors, DispatchHandle, DispatchOutput, DispatchTensors, Sizes,
     Stream, Tensor, Tokens, combine_answers,
@@ -81,6 +81,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
         let device = Arc::clone(fabric.device());
         let cuda = |source| EpError::Cuda { rank, source };
         let layout = Layout::new(&config, &settings);
+        settings.check(&config, rank)?;
         let limits = Limits { rank };
         limits.within("capacity", config.capacity(), 1, MAX_RANKS)?;
         limits.within("rank", rank.0, 0, config.capacity() - 1)?;
@@ -94,16 +95,6 @@ impl<F: DeviceFabric> EpBuffer<F> {
             u64::MAX,
         )?;
         limits.within("lines of meta data", layout.meta_lines, 1, MAX_META_LINES)?;
-        if matches!(settings.dispatch_type, DispatchType::Fp8(_))
-            && !config.hidden().is_multiple_of(128)
-        {
-            return Err(EpError::NotMultiple {
-                rank,
-                what: "hidden",
-                value: config.hidden().into(),
-                multiple: 128,
-            });
-        }
         let all = device.sm_count().map_err(cuda)?;
         let sms = settings.sms.unwrap_or(all);
         limits.within("sms", sms, config.capacity() + 1, all)?;

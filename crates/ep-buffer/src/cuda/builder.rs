@@ -1,9 +1,10 @@
 //! From a configuration to a buffer in a group, in one call.
 
 use super::buffer::EpBuffer;
-use super::settings::{DispatchType, Settings};
+use super::settings::Settings;
 use crate::config::Config;
 use crate::error::EpError;
+use crate::group::with_rows;
 use ep_transport::cuda::{Device, GpuGroup, TimeOuts};
 use ep_transport::store::Rendezvous;
 use ep_transport::{GroupConfig, Rank};
@@ -23,7 +24,7 @@ impl EpBuffer<GpuGroup> {
     /// Starts a buffer for `rank`; see [`Builder::open`].
     pub fn builder(rank: Rank, config: Config) -> Builder {
         Builder {
-            group: config.group(rank),
+            group: config.group_of_any_rows(rank),
             config,
             settings: Settings::default(),
             ordinal: 0,
@@ -61,6 +62,7 @@ impl Builder {
     /// settings are out of their limits, the store is away, or a living process holds the rank.
     pub fn open(self, store: Arc<dyn Rendezvous>) -> Result<EpBuffer<GpuGroup>, EpError> {
         let rank = self.group.rank;
+        self.settings.check(&self.config, rank)?;
         let refused = |source| EpError::Cuda { rank, source };
         let device = Device::open(self.ordinal).map_err(refused)?;
         let bytes = EpBuffer::footprint(&self.config, &self.settings);
@@ -78,21 +80,14 @@ impl Builder {
 
     /// The group's settings, with what all buffers must have in common.
     fn agreed(&self) -> GroupConfig {
-        let rows = match self.settings.dispatch_type {
-            DispatchType::Bf16 => "bf16".to_owned(),
-            DispatchType::Fp8(scales) => format!("fp8 {scales:?}"),
-        };
-        GroupConfig {
-            common: format!("{} rows={rows}", self.group.common),
-            ..self.group.clone()
-        }
+        with_rows(self.group.clone(), self.settings.dispatch_type)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::ScaleFormat;
+    use crate::cuda::{DispatchType, ScaleFormat};
     use ep_transport::store::MemStore;
 
     fn builder() -> Builder {
@@ -118,6 +113,33 @@ mod tests {
             for (j, other) in types.iter().enumerate() {
                 assert_eq!(i == j, common(*one) == common(*other));
             }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_before_there_is_a_gpu() {
+        let refused = |hidden, of_config, dispatch_type| {
+            let config = Config::builder(2, 8, hidden, 16).dispatch_type(of_config);
+            let settings = Settings {
+                dispatch_type,
+                ..Settings::default()
+            };
+            let builder = EpBuffer::builder(Rank(1), config.build().unwrap()).settings(settings);
+            let error = builder.device(1 << 20).open(Arc::new(MemStore::new()));
+            error.unwrap_err().to_string()
+        };
+        let (bf16, fp8) = (DispatchType::Bf16, DispatchType::Fp8(ScaleFormat::F32));
+        assert_eq!(
+            refused(264, bf16, fp8),
+            "rank 1: hidden of rows in FP8 is 264, which is not a multiple of 128"
+        );
+        assert_eq!(
+            refused(256, fp8, bf16),
+            "rank 1: rows are fp8 in the configuration and bf16 in the settings of the GPU"
+        );
+        // A configuration that says nothing, or the same.
+        for of_config in [bf16, fp8] {
+            assert_eq!(refused(256, of_config, fp8), "rank 1: the GPU refused");
         }
     }
 

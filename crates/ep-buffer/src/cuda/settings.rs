@@ -1,22 +1,17 @@
 //! What is particular to GPUs about a buffer.
 
-pub use crate::fp8::ScaleFormat;
+use crate::config::Config;
+use crate::error::EpError;
+use ep_transport::Rank;
 
-/// What rows are dispatched as.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DispatchType {
-    /// As they are.
-    #[default]
-    Bf16,
-    /// E4M3, quantised by the sender in groups of 128 channels.
-    Fp8(ScaleFormat),
-}
+pub use crate::fp8::ScaleFormat;
+pub use crate::rows::DispatchType;
 
 /// Settings of a buffer on a GPU. All ranks use the same dispatch type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// What rows are dispatched as.
+    /// What rows are dispatched as. [`Config::dispatch_type`] is the host form's: it is left
+    /// alone or says the same.
     pub dispatch_type: DispatchType,
     /// Streaming multiprocessors that an operation occupies, one thread block each; `None`
     /// for all. They must be free at the same time: blocks wait for one another.
@@ -44,5 +39,26 @@ impl Settings {
             dispatch_type: DispatchType::Fp8(ScaleFormat::F32),
             ..Self::default()
         }
+    }
+
+    /// Whether buffers of `config` can dispatch such rows.
+    pub(super) fn check(&self, config: &Config, rank: Rank) -> Result<(), EpError> {
+        let (ours, theirs) = (self.dispatch_type, config.dispatch_type());
+        if theirs != DispatchType::default() && theirs != ours {
+            return Err(EpError::DispatchType {
+                rank,
+                config: theirs,
+                settings: ours,
+            });
+        }
+        if !config.hidden().is_multiple_of(ours.multiple()) {
+            return Err(EpError::NotMultiple {
+                rank,
+                what: ours.hidden_name(),
+                value: config.hidden().into(),
+                multiple: ours.multiple().into(),
+            });
+        }
+        Ok(())
     }
 }

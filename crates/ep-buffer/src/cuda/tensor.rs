@@ -1,7 +1,7 @@
 //! Memory of the GPU that callers bring, and that results are put into.
 
 use super::args::{Handle as HandleWords, Report};
-use super::settings::{DispatchType, ScaleFormat, Settings};
+use super::settings::Settings;
 use crate::config::Config;
 use cudarc::driver::{CudaStream, DevicePtr, sys};
 use ep_transport::cuda::{CudaError, Device, DeviceMemory};
@@ -107,8 +107,8 @@ pub struct DispatchTensors {
     /// `[local_experts][capacity * max_tokens][hidden]`, bf16 or E4M3.
     pub recv_x: Tensor,
     /// Scales of FP8 rows, one for 128 channels; unused for bf16. `f32`,
-    /// `[local_experts][hidden / 128][capacity * max_tokens]`; with [`ScaleFormat::Ue8m0`]
-    /// the exponents, four groups of channels together,
+    /// `[local_experts][hidden / 128][capacity * max_tokens]`; with
+    /// [`ScaleFormat::Ue8m0`](super::ScaleFormat::Ue8m0) the exponents, four groups of channels together,
     /// `[local_experts][ceil(hidden / 512)][capacity * max_tokens][4]` bytes.
     pub recv_scales: Tensor,
     /// Valid rows, `u32`, `[local_experts]`.
@@ -150,14 +150,10 @@ impl Sizes {
         let experts = u64::from(config.placement().local_experts(rank)).max(1);
         let rows = experts * config.rows_per_expert() as u64;
         let hidden = u64::from(config.hidden());
-        let (element, scales) = match settings.dispatch_type {
-            DispatchType::Bf16 => (2, 0),
-            DispatchType::Fp8(ScaleFormat::F32) => (1, rows * (hidden / 128) * 4),
-            DispatchType::Fp8(ScaleFormat::Ue8m0) => (1, rows * hidden.div_ceil(512) * 4),
-        };
+        let rows_as = settings.dispatch_type;
         Self {
-            recv_x: rows * hidden * element,
-            recv_scales: scales,
+            recv_x: rows * hidden * rows_as.element_bytes(),
+            recv_scales: rows * rows_as.scale_bytes(config.hidden()),
             recv_count: experts * 4,
             src_info: rows * 4,
             layout_range: experts * u64::from(config.capacity()) * 8,

@@ -5,12 +5,12 @@
 use crate::config::Config;
 use crate::fp8::{self, ScaleFormat};
 use crate::output::RowRange;
+use crate::rows::{DispatchType, SCALES_PER_WORD};
 use ep_transport::{Rank, RankSet};
 use half::bf16;
 use std::collections::BTreeSet;
 
-/// Groups whose UE8M0 scales lie together.
-const SCALES_PER_WORD: usize = 4;
+pub use crate::rows::Rows;
 
 /// What one rank brings to a dispatch.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -92,19 +92,6 @@ pub enum Mismatch {
         /// The most that rounding can make of it.
         bound: f64,
     },
-}
-
-/// Rows that a dispatch delivered, with room for each expert as in
-/// [`DispatchOutput::recv_x`](crate::DispatchOutput::recv_x).
-#[derive(Clone, Copy, Debug)]
-pub enum Rows<'a> {
-    /// `[local_experts][capacity * max_tokens][hidden]`
-    Bf16(&'a [bf16]),
-    /// The same in E4M3, with `f32` scales `[local_experts][hidden / 128][capacity * max_tokens]`.
-    Fp8(&'a [u8], &'a [f32]),
-    /// The same with [`ScaleFormat::Ue8m0`] scales, in words of four groups:
-    /// `[local_experts][ceil(hidden / 512)][capacity * max_tokens][4]`.
-    Fp8Ue8m0(&'a [u8], &'a [u8]),
 }
 
 /// All that a dispatch delivered to a rank.
@@ -245,6 +232,21 @@ impl<'a> Reference<'a> {
             }),
         }
     }
+}
+
+/// What an expert sees of a row `x`, `[hidden]`, that was dispatched as `rows`: in FP8 each number
+/// is rounded to E4M3 under its group's scale. What is left of whole groups is left out.
+#[must_use]
+pub fn as_dispatched(rows: DispatchType, x: &[bf16]) -> Vec<f32> {
+    let DispatchType::Fp8(format) = rows else {
+        return x.iter().map(|x| x.to_f32()).collect();
+    };
+    let groups = x.as_chunks::<{ fp8::GROUP }>().0.iter();
+    let seen = |group| {
+        let (scale, bytes) = fp8::quantize_group(group, format);
+        bytes.map(|byte| fp8::decode(byte) * scale)
+    };
+    groups.flat_map(seen).collect()
 }
 
 /// Values that are not numbers are equal to themselves too.

@@ -4,7 +4,7 @@
 use ep_buffer::signal::Signal;
 use ep_buffer::slot::{EntryMeta, SlotHeader, TokenMeta, meta_stride, rows_at};
 use ep_buffer::testing::{Cluster, Network};
-use ep_buffer::{Config, EpBuffer, Layout};
+use ep_buffer::{Config, DispatchType, EpBuffer, Layout, ScaleFormat, fp8};
 use ep_transport::{Control, Epoch, Incarnation, Rank, Region};
 use half::bf16;
 use std::sync::Arc;
@@ -57,11 +57,13 @@ impl Fake {
         self.region.write(to, bytes).unwrap();
     }
 
-    /// A dispatch slot as a well-behaved peer would write it; rows hold `value`.
+    /// A dispatch slot as a well-behaved peer would write it, but for padding that is not
+    /// zero; rows hold `value`.
     pub(crate) fn dispatch(&self, epoch: Epoch, tokens: &[Token<'_>], value: f32) -> Vec<u8> {
         let (hidden, top_k) = (self.config.hidden(), self.config.max_top_k());
         let count = tokens.len() as u32;
-        let header = SlotHeader::dispatch(epoch, LIFE, count, top_k, hidden);
+        let rows = self.config.dispatch_type();
+        let header = SlotHeader::dispatch(epoch, LIFE, count, top_k, (hidden, rows));
         let mut bytes = bytemuck::bytes_of(&header).to_vec();
         for (token, entries) in tokens {
             let next = bytes.len() + meta_stride(top_k) as usize;
@@ -81,7 +83,9 @@ impl Fake {
             bytes.resize(next, 0);
         }
         bytes.resize(rows_at(count, top_k) as usize, 0);
-        bytes.extend(row(value, count * hidden));
+        for _ in tokens {
+            bytes.extend(dispatched(rows, value, hidden));
+        }
         bytes
     }
 
@@ -99,6 +103,25 @@ impl Fake {
         bytes.extend(row(value, tokens * hidden));
         bytes
     }
+}
+
+/// A row as it travels in a dispatch.
+fn dispatched(rows: DispatchType, value: f32, hidden: u32) -> Vec<u8> {
+    let DispatchType::Fp8(format) = rows else {
+        return row(value, hidden);
+    };
+    let (scale, group) = fp8::quantize_group(&[bf16::from_f32(value); fp8::GROUP], format);
+    let groups = hidden as usize / fp8::GROUP;
+    let mut bytes = group.repeat(groups);
+    match format {
+        ScaleFormat::F32 => bytes.extend(scale.to_le_bytes().repeat(groups)),
+        ScaleFormat::Ue8m0 => {
+            bytes.extend([fp8::to_ue8m0(scale)].repeat(groups));
+            let words = groups.next_multiple_of(4);
+            bytes.resize(hidden as usize + words, 0xa5);
+        }
+    }
+    bytes
 }
 
 fn row(value: f32, elements: u32) -> Vec<u8> {

@@ -10,7 +10,7 @@ pub(crate) mod fake;
 
 use ep_buffer::testing::reference::{self, Batch, Delivered, Reference, Rows};
 use ep_buffer::testing::{Cluster, Network, TestFabric};
-use ep_buffer::{Config, EpBuffer};
+use ep_buffer::{Config, DispatchType, EpBuffer, ScaleFormat};
 use ep_transport::{Fabric, Rank};
 use half::bf16;
 use std::thread;
@@ -21,6 +21,13 @@ pub(crate) type Buffer = EpBuffer<TestFabric>;
 /// A short time-out for tests in which somebody is dead, long enough for a machine
 /// on which many tests share two cores.
 pub(crate) const TIME_OUT: Duration = Duration::from_millis(400);
+
+/// All that rows can be dispatched as.
+pub(crate) const ALL_TYPES: [DispatchType; 3] = [
+    DispatchType::Bf16,
+    DispatchType::Fp8(ScaleFormat::F32),
+    DispatchType::Fp8(ScaleFormat::Ue8m0),
+];
 
 /// Runs `body` for every rank, each on a thread, and returns what they return.
 pub(crate) fn on_ranks<T: Send>(
@@ -119,9 +126,12 @@ pub(crate) fn run_experts<F: Fabric>(
     let first = buffer.config().placement().experts_of(buffer.rank()).start;
     for local in 0..out.recv_count().len() {
         let range = out.expert_range(local).unwrap();
-        for i in range {
-            let x = out.recv_x()[i].to_f64();
-            expert_out[i] = bf16::from_f64(expert(first + local as u32, x));
+        let hidden = buffer.config().hidden() as usize;
+        let rows = expert_out[range].chunks_exact_mut(hidden);
+        for (at, results) in rows.enumerate() {
+            for (result, x) in results.iter_mut().zip(out.row(local, at).unwrap()) {
+                *result = bf16::from_f64(expert(first + local as u32, x.into()));
+            }
         }
     }
 }
@@ -140,8 +150,14 @@ pub(crate) fn check_dispatch<F: Fabric>(
         recv_count: out.recv_count(),
         src_info: out.src_info(),
         layout_range: out.layout_range(),
-        rows: Rows::Bf16(out.recv_x()),
+        rows: out.rows(),
     };
+    let rows = match delivered.rows {
+        Rows::Bf16(_) => DispatchType::Bf16,
+        Rows::Fp8(..) => DispatchType::Fp8(ScaleFormat::F32),
+        Rows::Fp8Ue8m0(..) => DispatchType::Fp8(ScaleFormat::Ue8m0),
+    };
+    assert_eq!(rows, buffer.config().dispatch_type());
     reference.check_dispatch(buffer.rank(), &delivered).unwrap();
 }
 
@@ -158,8 +174,9 @@ pub(crate) fn check_combine(
     assert_eq!(out.x().len(), own.x.len());
     let result = |e: u32, token: usize, row: &mut [bf16]| {
         let x = &own.x[token * hidden..(token + 1) * hidden];
-        for (to, x) in row.iter_mut().zip(x) {
-            *to = bf16::from_f64(expert(e, x.to_f64()));
+        let seen = reference::as_dispatched(config.dispatch_type(), x);
+        for (to, x) in row.iter_mut().zip(seen) {
+            *to = bf16::from_f64(expert(e, x.into()));
         }
     };
     let present = present.iter().copied().collect();
