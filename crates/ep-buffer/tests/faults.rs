@@ -5,7 +5,7 @@
 mod support;
 
 use ep_buffer::testing::{Cluster, Network};
-use ep_buffer::{Config, EpBuffer, LossCause};
+use ep_buffer::{Config, DispatchType, EpBuffer, LossCause, ScaleFormat};
 use ep_transport::{Epoch, Fabric, Incarnation, Rank};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -13,9 +13,11 @@ use support::{TIME_OUT, Tokens, check_combine, check_dispatch, on_ranks, run_exp
 
 const DEAD: Rank = Rank(3);
 
-fn config() -> Config {
-    Config::builder(4, 9, 64, 12)
+/// Four ranks, of which the last one will die.
+fn config(rows: DispatchType) -> Config {
+    Config::builder(4, 9, 128, 12)
         .max_top_k(4)
+        .dispatch_type(rows)
         .time_out(TIME_OUT)
         .build()
         .unwrap()
@@ -39,8 +41,8 @@ fn dispatch(
 
 /// Rank 3 dies in the first operation after it has sent to `reached` peers, which
 /// are ranks 0, 1, ... in this order.
-fn dies_after_reaching(reached: u32) {
-    let config = config();
+fn dies_after_reaching(reached: u32, rows: DispatchType) {
+    let config = config(rows);
     let survivors = [Rank(0), Rank(1), Rank(2)];
     let (cluster, fabrics) = Cluster::with_ranks(&config, Network::default(), 4).unwrap();
     std::thread::scope(|scope| {
@@ -91,19 +93,26 @@ fn dies_after_reaching(reached: u32) {
 
 #[test]
 fn a_rank_that_dies_before_it_sent_anything() {
-    dies_after_reaching(0);
+    dies_after_reaching(0, DispatchType::Bf16);
 }
 
 /// Also: ranks 1 and 2 wait for the dead one in the dispatch, while rank 0, whom the
 /// dead one has reached, waits for them in the combine and must not give them up.
 #[test]
 fn a_rank_that_dies_after_reaching_one_peer() {
-    dies_after_reaching(1);
+    dies_after_reaching(1, DispatchType::Bf16);
 }
 
 #[test]
 fn a_rank_that_dies_after_reaching_two_peers() {
-    dies_after_reaching(2);
+    dies_after_reaching(2, DispatchType::Bf16);
+}
+
+#[test]
+fn a_rank_that_dies_while_rows_are_in_fp8() {
+    for (reached, format) in [(1, ScaleFormat::F32), (2, ScaleFormat::Ue8m0)] {
+        dies_after_reaching(reached, DispatchType::Fp8(format));
+    }
 }
 
 #[test]
@@ -171,8 +180,8 @@ fn a_death_seen_by_the_host_ends_the_wait() {
 
 /// Rank 3's first life ends after `before` operations. Its second life is admitted
 /// `later` operations after that.
-fn comes_back(before: u64, later: u64) {
-    let config = config();
+fn comes_back(before: u64, later: u64, rows: DispatchType) {
+    let config = config(rows);
     let from = Epoch(before + later);
     let steps = from.0 + 5;
     let all_ranks = [Rank(0), Rank(1), Rank(2), DEAD];
@@ -220,8 +229,13 @@ fn comes_back(before: u64, later: u64) {
 #[test]
 fn a_rank_comes_back_after_odd_and_even_numbers_of_operations() {
     for (before, later) in [(2, 2), (3, 2), (2, 3), (3, 4)] {
-        comes_back(before, later);
+        comes_back(before, later, DispatchType::Bf16);
     }
+}
+
+#[test]
+fn a_rank_comes_back_where_rows_are_in_fp8() {
+    comes_back(3, 2, DispatchType::Fp8(ScaleFormat::F32));
 }
 
 #[test]

@@ -5,15 +5,18 @@
 mod support;
 
 use ep_buffer::testing::Network;
-use ep_buffer::{Config, DispatchHandle, DispatchOutput, LossCause};
+use ep_buffer::{
+    Config, DispatchHandle, DispatchOutput, DispatchType, LossCause, Rows, ScaleFormat, fp8,
+};
 use ep_transport::{Epoch, Incarnation, Rank};
 use half::bf16;
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
-use support::Buffer;
 use support::fake::{Fake, LIFE, ME, PEER};
+use support::{ALL_TYPES, Buffer};
 
 const HIDDEN: usize = 8;
+const WIDE: usize = 5 * fp8::GROUP;
 
 /// Two ranks with two experts each; waits are short, as everything is there already.
 fn config() -> Config {
@@ -24,9 +27,19 @@ fn config() -> Config {
         .unwrap()
 }
 
+/// The same with rows that have five groups of channels.
+fn config_of(rows: DispatchType) -> Config {
+    Config::builder(2, 4, WIDE as u32, 4)
+        .max_top_k(2)
+        .dispatch_type(rows)
+        .time_out(Duration::from_millis(20))
+        .build()
+        .unwrap()
+}
+
 /// Two tokens of this rank: one to experts 0 and 3, one to expert 2 only.
 fn dispatch(buffer: &mut Buffer, out: &mut DispatchOutput) -> DispatchHandle {
-    let x = [bf16::ONE; 2 * HIDDEN];
+    let x = vec![bf16::ONE; 2 * buffer.config().hidden() as usize];
     buffer
         .dispatch(&x, &[0, 3, 2, -1], &[1.0; 4], 2, out)
         .unwrap()
@@ -48,6 +61,62 @@ fn a_proper_message_is_taken() {
     assert_eq!(out.recv_count(), [3, 1]);
     assert_eq!(out.src_info()[..3], [0, 1, 3]);
     assert_eq!(out.expert_rows(0).unwrap()[HIDDEN], bf16::from_f32(3.0));
+}
+
+#[test]
+fn a_proper_message_in_fp8_is_taken_and_its_padding_is_not() {
+    let format = ScaleFormat::Ue8m0;
+    let (fake, mut buffer) = Fake::new(&config_of(DispatchType::Fp8(format)));
+    let tokens: [support::fake::Token<'_>; 2] = [(1, &[(0, 1), (1, 0)]), (3, &[(0, 0)])];
+    fake.write(Epoch(0), &fake.dispatch(Epoch(0), &tokens, 3.0));
+    fake.signal(Epoch(0), Epoch(0), LIFE);
+    let mut out = buffer.dispatch_output().unwrap();
+    dispatch(&mut buffer, &mut out);
+    assert_eq!(ranks(&out), [ME, PEER]);
+    assert_eq!(out.recv_count(), [3, 1]);
+    let Rows::Fp8Ue8m0(bytes, scales) = out.rows() else {
+        panic!("{:?}", out.rows());
+    };
+    let group = |value: f32| fp8::quantize_group(&[bf16::from_f32(value); fp8::GROUP], format);
+    let (own, (sent, row)) = (group(1.0).0, group(3.0));
+    assert_eq!(bytes[WIDE..WIDE + fp8::GROUP], row);
+    // By expert, two words for the groups of each of eight rows.
+    let exponents = |scale: f32, groups: usize| {
+        let mut word = [0; 4];
+        word[..groups].fill(fp8::to_ue8m0(scale));
+        word
+    };
+    for (expert, rows) in [(0, &[own, sent, sent][..]), (1, &[sent][..])] {
+        for (row, scale) in rows.iter().enumerate() {
+            for (word, groups) in [(0, 4), (1, 1)] {
+                let at = ((expert * 2 + word) * 8 + row) * 4;
+                assert_eq!(scales[at..at + 4], exponents(*scale, groups));
+            }
+        }
+    }
+    // 3 is a number of E4M3 under any scale that is a power of two.
+    assert!(out.row(0, 1).unwrap().eq([3.0; WIDE]));
+    assert!(out.row(1, 1).is_none() && out.row(2, 0).is_none());
+    assert!(out.recv_x().is_empty());
+    assert_eq!(out.expert_rows(0), Some(&[][..]));
+}
+
+#[test]
+fn who_sends_other_rows_is_masked() {
+    for ours in ALL_TYPES {
+        for theirs in ALL_TYPES.into_iter().filter(|theirs| *theirs != ours) {
+            let (fake, mut buffer) = Fake::new(&config_of(ours));
+            let (other, _) = Fake::new(&config_of(theirs));
+            fake.write(Epoch(0), &other.dispatch(Epoch(0), &[(0, &[(0, 0)])], 3.0));
+            fake.signal(Epoch(0), Epoch(0), LIFE);
+            let mut out = buffer.dispatch_output().unwrap();
+            dispatch(&mut buffer, &mut out);
+            assert_eq!(ranks(&out), [ME], "{ours}, {theirs}");
+            assert_eq!(out.recv_count(), [1, 0]);
+            let cause = buffer.losses()[0].cause.to_string();
+            assert!(cause.contains("header field rows is"), "{cause}");
+        }
+    }
 }
 
 #[test]
@@ -246,16 +315,19 @@ proptest! {
     })]
     #[test]
     fn no_bytes_do_harm(
-        changes in proptest::collection::vec((0usize..200, any::<u8>()), 0..12),
+        changes in proptest::collection::vec((0usize..1600, any::<u8>()), 0..12),
+        early in any::<bool>(),
         in_combine in any::<bool>(),
+        rows in proptest::sample::select(&ALL_TYPES[..]),
     ) {
-        let (fake, mut buffer) = Fake::new(&config());
+        let (fake, mut buffer) = Fake::new(&config_of(rows));
         let tokens: [support::fake::Token<'_>; 2] = [(1, &[(0, 1), (1, 0)]), (3, &[(0, 0)])];
         let mut first = fake.dispatch(Epoch(0), &tokens, 3.0);
         let mut second = fake.combine(Epoch(1), Some(Epoch(0)), 2, 4.0);
         let target = if in_combine { &mut second } else { &mut first };
         for (at, value) in &changes {
-            let at = at % target.len();
+            // Headers and choices of tokens, or all of it.
+            let at = at % if early { 128 } else { target.len() };
             target[at] = *value;
         }
         fake.write(Epoch(0), &first);

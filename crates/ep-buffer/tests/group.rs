@@ -4,14 +4,14 @@
 
 mod support;
 
-use ep_buffer::{Config, EpBuffer};
+use ep_buffer::{Config, DispatchType, EpBuffer, ScaleFormat};
 use ep_transport::store::MemStore;
-use ep_transport::{Epoch, Fabric, Group, GroupConfig, Path, Rank};
+use ep_transport::{Epoch, Error, Fabric, Group, GroupConfig, Path, Rank};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
-use support::{Tokens, check_combine, check_dispatch, run_experts};
+use support::{ALL_TYPES, Tokens, check_combine, check_dispatch, run_experts};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const VICTIM: Rank = Rank(2);
@@ -23,7 +23,7 @@ const TOGETHER: u64 = 8;
 fn open(config: &Config, path: Path, rank: Rank, store: &MemStore) -> (EpBuffer<Group>, Epoch) {
     let settings = GroupConfig {
         path,
-        ..GroupConfig::new(rank, config.capacity())
+        ..config.group(rank)
     };
     let store = Arc::new(store.clone());
     let mut group = Group::open(&settings, config.footprint(), store).unwrap();
@@ -69,10 +69,11 @@ fn live(config: &Config, mut buffer: EpBuffer<Group>, until: &AtomicU64, dies: b
     lacking
 }
 
-fn a_rank_dies_in_the_middle_of_a_step_and_another_takes_its_place(path: Path) {
+fn a_rank_dies_in_the_middle_of_a_step_and_another_takes_its_place(path: Path, rows: DispatchType) {
     // Slots of several chunks, so that all lanes carry some of each.
     let config = Config::builder(3, 7, 1024, 16)
         .max_top_k(4)
+        .dispatch_type(rows)
         .time_out(Duration::from_secs(3))
         .build()
         .unwrap();
@@ -107,10 +108,58 @@ fn a_rank_dies_in_the_middle_of_a_step_and_another_takes_its_place(path: Path) {
 
 #[test]
 fn over_queue_pairs() {
-    a_rank_dies_in_the_middle_of_a_step_and_another_takes_its_place(Path::Rdma);
+    a_rank_dies_in_the_middle_of_a_step_and_another_takes_its_place(Path::Rdma, DispatchType::Bf16);
 }
 
 #[test]
 fn over_windows() {
-    a_rank_dies_in_the_middle_of_a_step_and_another_takes_its_place(Path::Window);
+    a_rank_dies_in_the_middle_of_a_step_and_another_takes_its_place(
+        Path::Window,
+        DispatchType::Bf16,
+    );
+}
+
+#[test]
+fn over_queue_pairs_in_fp8() {
+    let fp8 = DispatchType::Fp8(ScaleFormat::F32);
+    a_rank_dies_in_the_middle_of_a_step_and_another_takes_its_place(Path::Rdma, fp8);
+}
+
+#[test]
+fn over_windows_in_fp8() {
+    let ue8m0 = DispatchType::Fp8(ScaleFormat::Ue8m0);
+    a_rank_dies_in_the_middle_of_a_step_and_another_takes_its_place(Path::Window, ue8m0);
+}
+
+/// Also those whose buffers have the same size, as these two kinds of FP8.
+#[test]
+fn ranks_that_dispatch_other_rows_refuse_each_other() {
+    let refusal = |rank, rows, store: MemStore| {
+        let config = Config::builder(2, 4, 512, 8).dispatch_type(rows);
+        let config = config.build().unwrap();
+        let settings = GroupConfig {
+            path: Path::Window,
+            ..config.group(rank)
+        };
+        let mut group = Group::open(&settings, config.footprint(), Arc::new(store)).unwrap();
+        let error = group.wait_admitted(PATIENCE).unwrap_err();
+        // The other one is to see this one too.
+        (error, group)
+    };
+    for rows in ALL_TYPES {
+        for others in ALL_TYPES.into_iter().filter(|others| *others != rows) {
+            let store = MemStore::new();
+            let (one, other) = thread::scope(|scope| {
+                let other = scope.spawn(|| refusal(Rank(1), others, store.clone()));
+                (refusal(Rank(0), rows, store.clone()), other.join().unwrap())
+            });
+            for ((error, _group), rows, others) in [(one, rows, others), (other, others, rows)] {
+                let Error::ConfigMismatch { ours, theirs, .. } = error else {
+                    panic!("{error}");
+                };
+                assert!(ours.ends_with(&format!(" rows={rows}")), "{ours}");
+                assert!(theirs.ends_with(&format!(" rows={others}")), "{theirs}");
+            }
+        }
+    }
 }
