@@ -11,8 +11,8 @@
 mod moe;
 mod support;
 
-use ep_buffer::Config;
 use ep_buffer::testing::Network;
+use ep_buffer::{Config, DispatchType};
 use ep_transport::Rank;
 use moe::events::{Event, Step};
 use moe::routing::Routing;
@@ -23,11 +23,16 @@ use std::time::Duration;
 use support::on_ranks;
 
 fn shape(routing: Routing) -> Shape {
+    shape_of(routing, DispatchType::Bf16)
+}
+
+fn shape_of(routing: Routing, dispatch: DispatchType) -> Shape {
     Shape {
         seed: 5,
         capacity: 4,
         experts: 10,
-        hidden: 64,
+        hidden: 128,
+        dispatch,
         inter: 16,
         tokens: 24,
         top_k: 4,
@@ -39,6 +44,7 @@ fn config(shape: &Shape) -> Config {
     let (hidden, tokens) = (shape.hidden as u32, shape.tokens as u32);
     Config::builder(shape.capacity, shape.experts, hidden, tokens)
         .max_top_k(shape.top_k as u32)
+        .dispatch_type(shape.dispatch)
         .time_out(support::TIME_OUT)
         .build()
         .unwrap()
@@ -53,14 +59,17 @@ fn steps_of(events: &[Event]) -> Vec<Step> {
 }
 
 #[test]
-fn every_kind_of_routing_is_verified_on_every_rank() {
-    for routing in [
+fn every_kind_of_routing_and_of_rows_is_verified_on_every_rank() {
+    let by_routing = [
         Routing::Model,
         Routing::Uniform,
         Routing::Zipf,
         Routing::KHot,
-    ] {
-        let workload = Workload::new(shape(routing));
+    ]
+    .map(shape);
+    let by_rows = support::ALL_TYPES.map(|rows| shape_of(Routing::Model, rows));
+    for shape in by_routing.into_iter().chain(by_rows) {
+        let workload = Workload::new(shape);
         let network = Network {
             delay: Duration::from_micros(200),
             ..Network::default()
@@ -113,6 +122,47 @@ fn the_others_go_on_without_a_dead_rank_and_say_what_is_missing() {
             assert_eq!(step.answered.contains(&2), step.step < 3);
             assert_eq!(step.missing > 0, step.step >= 3);
         }
+    }
+}
+
+/// One that dispatches in FP8 does not agree with a reference that knows nothing of it, and
+/// the other way round: its rounding is far beyond what is allowed.
+#[test]
+fn the_check_takes_rows_as_they_were_dispatched() {
+    for dispatch in support::ALL_TYPES {
+        let ours = Workload::new(shape_of(Routing::Model, dispatch));
+        let others: Vec<Workload> = support::ALL_TYPES
+            .into_iter()
+            .filter(|other| *other != dispatch)
+            .map(|other| Workload::new(shape_of(Routing::Model, other)))
+            .collect();
+        on_ranks(&config(&ours.shape), Network::default(), |mut buffer, _| {
+            let rank = buffer.rank();
+            let own = ours.batch(rank, 0);
+            let mut received = buffer.dispatch_output().unwrap();
+            let mut combined = buffer.combine_output().unwrap();
+            let mut expert_out = buffer.expert_output().unwrap();
+            let mut work = moe::model::Activations::default();
+            let (idx, weights) = (&own.topk_idx, &own.topk_weights);
+            let handle = buffer
+                .dispatch(&own.x, idx, weights, 4, &mut received)
+                .unwrap();
+            layer::run_experts(&ours, rank, &received, &mut work, &mut expert_out);
+            buffer.combine(&handle, &expert_out, &mut combined).unwrap();
+            let check = |workload: &Workload| {
+                verify::check_dispatch(workload, rank, 0, &received)
+                    .err()
+                    .or(verify::check_combine(workload, &own, &combined, combined.answered()).fault)
+            };
+            assert_eq!(check(&ours), None);
+            for other in &others {
+                let fault = check(other).unwrap();
+                assert!(fault.contains("other numbers"), "{fault}");
+                let all = combined.answered();
+                let sums = verify::check_combine(other, &own, &combined, all).fault;
+                assert!(sums.unwrap().contains("relative error"));
+            }
+        });
     }
 }
 

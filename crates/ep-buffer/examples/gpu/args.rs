@@ -4,7 +4,7 @@ use crate::args as moe;
 use anyhow::ensure;
 use clap::{Parser, ValueEnum};
 use ep_buffer::Config;
-use ep_buffer::cuda::{DispatchType, ScaleFormat, Settings};
+use ep_buffer::cuda::Settings;
 
 /// What the process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -15,23 +15,11 @@ pub(crate) enum Mode {
     Serve,
 }
 
-/// What rows are dispatched as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Dispatch {
-    Bf16,
-    Fp8,
-    /// With scales that are powers of two.
-    Fp8Ue8m0,
-}
-
 /// One rank of a mixture-of-experts layer on a GPU. It prints one JSON object a line.
 #[derive(Clone, Debug, Parser)]
 pub(crate) struct Args {
     #[arg(value_enum)]
     pub(crate) mode: Mode,
-    /// What rows are dispatched as.
-    #[arg(long, value_enum, default_value_t = Dispatch::Bf16)]
-    pub(crate) dispatch: Dispatch,
     /// Layers, of a dispatch and a combine each, in a graph.
     #[arg(long, default_value_t = 10)]
     pub(crate) layers: u32,
@@ -58,11 +46,7 @@ impl Args {
 
     pub(crate) fn settings(&self) -> Settings {
         Settings {
-            dispatch_type: match self.dispatch {
-                Dispatch::Bf16 => DispatchType::Bf16,
-                Dispatch::Fp8 => DispatchType::Fp8(ScaleFormat::F32),
-                Dispatch::Fp8Ue8m0 => DispatchType::Fp8(ScaleFormat::Ue8m0),
-            },
+            dispatch_type: self.common.dispatch.into(),
             sms: self.sms,
             ..Settings::default()
         }

@@ -4,7 +4,7 @@ use super::moe::routing::Routing;
 use super::moe::workload::Shape;
 use anyhow::{Context, ensure};
 use clap::Parser;
-use ep_buffer::Config;
+use ep_buffer::{Config, DispatchType, ScaleFormat};
 use ep_transport::{GroupConfig, NicConfig, Path, Rank};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,6 +16,27 @@ pub(crate) enum DataPath {
     Rdma,
     /// Memory of the other processes, mapped; one host only.
     Window,
+}
+
+/// What rows are dispatched as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Dispatch {
+    /// As they are.
+    Bf16,
+    /// E4M3, with a scale for each 128 channels.
+    Fp8,
+    /// The same with scales that are powers of two.
+    Fp8Ue8m0,
+}
+
+impl From<Dispatch> for DispatchType {
+    fn from(dispatch: Dispatch) -> Self {
+        match dispatch {
+            Dispatch::Bf16 => Self::Bf16,
+            Dispatch::Fp8 => Self::Fp8(ScaleFormat::F32),
+            Dispatch::Fp8Ue8m0 => Self::Fp8(ScaleFormat::Ue8m0),
+        }
+    }
 }
 
 /// One rank of a mixture-of-experts layer that checks every value it gets.
@@ -46,9 +67,12 @@ pub(crate) struct Args {
     /// Experts of all ranks.
     #[arg(long, default_value_t = 16)]
     pub(crate) experts: u32,
-    /// Elements of a token's row, a multiple of 8.
+    /// Elements of a token's row, a multiple of 8, in FP8 of 128.
     #[arg(long, default_value_t = 256)]
     pub(crate) hidden: u32,
+    /// What rows are dispatched as.
+    #[arg(long, value_enum, default_value_t = Dispatch::Bf16)]
+    pub(crate) dispatch: Dispatch,
     /// Elements between an expert's two layers.
     #[arg(long, default_value_t = 64)]
     pub(crate) inter: usize,
@@ -105,6 +129,7 @@ impl Args {
             capacity: self.capacity,
             experts: self.experts,
             hidden: self.hidden as usize,
+            dispatch: self.dispatch.into(),
             inter: self.inter,
             tokens: self.tokens as usize,
             top_k: self.top_k as usize,
@@ -120,6 +145,7 @@ impl Args {
     pub(crate) fn buffer_of_rounds(&self, ops: u32) -> anyhow::Result<Config> {
         Config::builder(self.capacity, self.experts, self.hidden, self.tokens)
             .ops_per_round(ops)
+            .dispatch_type(self.dispatch.into())
             .max_top_k(self.top_k)
             .lanes(self.lanes)
             .time_out(Duration::from_millis(self.time_out_ms))

@@ -116,9 +116,10 @@ pub(crate) fn run_experts(
         let Some(range) = received.expert_range(local) else {
             continue;
         };
-        let rows = received.recv_x()[range.clone()].chunks_exact(hidden);
-        for (x, out) in rows.zip(expert_out[range].chunks_exact_mut(hidden)) {
-            workload.model.run(expert, x, work, out);
+        for (row, out) in expert_out[range].chunks_exact_mut(hidden).enumerate() {
+            if let Some(x) = received.row(local, row) {
+                workload.model.run(expert, x, work, out);
+            }
         }
     }
 }

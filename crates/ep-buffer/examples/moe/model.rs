@@ -86,7 +86,13 @@ impl Model {
     }
 
     /// Runs an expert as a rank does it: in f32, rounding the result to bf16.
-    pub(crate) fn run(&self, expert: u32, x: &[bf16], work: &mut Activations, out: &mut [bf16]) {
+    pub(crate) fn run(
+        &self,
+        expert: u32,
+        x: impl Iterator<Item = f32>,
+        work: &mut Activations,
+        out: &mut [bf16],
+    ) {
         let weights = &self.experts[expert as usize];
         work.gate.clear();
         work.gate.resize(self.inter, 0.0);
@@ -94,10 +100,10 @@ impl Model {
         work.up.resize(self.inter, 0.0);
         work.out.clear();
         work.out.resize(self.hidden, 0.0);
-        for (i, x) in x.iter().enumerate() {
+        for (i, x) in x.enumerate() {
             let row = i * self.inter..(i + 1) * self.inter;
-            add_scaled(&mut work.gate, x.to_f32(), &weights.gate[row.clone()]);
-            add_scaled(&mut work.up, x.to_f32(), &weights.up[row]);
+            add_scaled(&mut work.gate, x, &weights.gate[row.clone()]);
+            add_scaled(&mut work.up, x, &weights.up[row]);
         }
         for (i, (gate, up)) in work.gate.iter().zip(&work.up).enumerate() {
             let activation = gate / (1.0 + (-gate).exp()) * up;
@@ -110,7 +116,7 @@ impl Model {
     }
 
     /// The reference: the same expert in f64, nothing rounded.
-    pub(crate) fn reference(&self, expert: u32, x: &[bf16]) -> Vec<f64> {
+    pub(crate) fn reference(&self, expert: u32, x: &[f32]) -> Vec<f64> {
         let weights = &self.experts[expert as usize];
         let product = |x: &[f64], matrix: &[f32], columns: usize| -> Vec<f64> {
             let mut out = vec![0.0; columns];
@@ -121,7 +127,7 @@ impl Model {
             }
             out
         };
-        let x: Vec<f64> = x.iter().map(|x| x.to_f64()).collect();
+        let x: Vec<f64> = x.iter().copied().map(f64::from).collect();
         let gate = product(&x, &weights.gate, self.inter);
         let up = product(&x, &weights.up, self.inter);
         let silu = |gate: f64| gate / (1.0 + (-gate).exp());
@@ -145,9 +151,10 @@ mod tests {
         let model = Model::new(7, 3, 2, 64, 24);
         let mut out = vec![bf16::ZERO; 64];
         for expert in 0..2 {
-            let x = model.embed(1);
-            model.run(expert, x, &mut Activations::default(), &mut out);
-            let exact = model.reference(expert, x);
+            let x: Vec<f32> = model.embed(1).iter().map(|x| x.to_f32()).collect();
+            let row = x.iter().copied();
+            model.run(expert, row, &mut Activations::default(), &mut out);
+            let exact = model.reference(expert, &x);
             let scale = exact.iter().fold(0.0f64, |a, b| a.max(b.abs()));
             assert!(scale > 0.1);
             for (got, want) in out.iter().zip(&exact) {
@@ -158,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_seed_makes_the_model() {
-        let x = |seed| Model::new(seed, 3, 2, 8, 4).reference(1, &[bf16::ONE; 8]);
+        let x = |seed| Model::new(seed, 3, 2, 8, 4).reference(1, &[1.0; 8]);
         assert_eq!(x(1), x(1));
         assert_ne!(x(1), x(2));
     }

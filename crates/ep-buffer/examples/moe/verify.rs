@@ -1,6 +1,7 @@
 //! Whether a step delivered what it had to.
 
 use super::workload::{Batch, Workload};
+use ep_buffer::testing::reference::as_dispatched;
 use ep_buffer::{CombineOutput, DispatchOutput};
 use ep_transport::{Rank, RankSet};
 
@@ -66,10 +67,11 @@ pub(crate) fn check_dispatch(
                     out.src_info()[at] as usize,
                     token,
                 )?;
-                let got = &out.recv_x()[at * hidden..(at + 1) * hidden];
-                if got != &batch.x[token * hidden..(token + 1) * hidden] {
+                let sent = &batch.x[token * hidden..(token + 1) * hidden];
+                let want = as_dispatched(shape.dispatch, sent);
+                if !out.row(local, row).is_some_and(|got| got.eq(want)) {
                     return Err(format!(
-                        "recv_x of expert {expert}: token {token} of {source} has other bytes"
+                        "recv_x of expert {expert}: token {token} of {source} has other numbers"
                     ));
                 }
                 row += 1;
@@ -112,7 +114,8 @@ fn same(what: &str, expert: u32, rank: Rank, got: usize, want: usize) -> Result<
     ))
 }
 
-/// Compares a combine with an f64 sum over the choices whose owners are in `answered`.
+/// Compares a combine with an f64 sum over the choices whose owners are in `answered`. The
+/// experts have seen rows as they were dispatched.
 pub(crate) fn check_combine(
     workload: &Workload,
     own: &Batch,
@@ -171,6 +174,7 @@ struct Expected {
 fn expected(workload: &Workload, own: &Batch, token: usize, answered: &RankSet) -> Expected {
     let shape = &workload.shape;
     let x = &own.x[token * shape.hidden..(token + 1) * shape.hidden];
+    let x = as_dispatched(shape.dispatch, x);
     let choices = token * shape.top_k..(token + 1) * shape.top_k;
     let mut sum = vec![0.0; shape.hidden];
     let mut scale = vec![0.0; shape.hidden];
@@ -184,7 +188,7 @@ fn expected(workload: &Workload, own: &Batch, token: usize, answered: &RankSet) 
             missing |= 1 << k;
             continue;
         }
-        let result = workload.model.reference(expert, x);
+        let result = workload.model.reference(expert, &x);
         for (i, value) in result.iter().enumerate() {
             sum[i] += f64::from(*weight) * value;
             scale[i] += (f64::from(*weight) * value).abs();

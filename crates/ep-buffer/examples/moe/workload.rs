@@ -3,7 +3,7 @@
 use super::model::Model;
 use super::routing::{Choices, Routing};
 use super::text::Text;
-use ep_buffer::Placement;
+use ep_buffer::{DispatchType, Placement};
 use ep_transport::Rank;
 use half::bf16;
 use rand::Rng;
@@ -17,6 +17,8 @@ pub(crate) struct Shape {
     pub(crate) capacity: u32,
     pub(crate) experts: u32,
     pub(crate) hidden: usize,
+    /// What experts see of a row is rounded as this has it.
+    pub(crate) dispatch: DispatchType,
     pub(crate) inter: usize,
     /// Most tokens of a rank in a step.
     pub(crate) tokens: usize,
@@ -102,6 +104,7 @@ pub(crate) mod tests {
             capacity: 3,
             experts: 8,
             hidden: 16,
+            dispatch: DispatchType::Bf16,
             inter: 8,
             tokens: 24,
             top_k: 3,

@@ -2,7 +2,7 @@
 
 use super::account::{Account, account};
 use super::events::{Event, Step, Update};
-use super::plan::{DataPath, Kill, Plan, Routing};
+use super::plan::{DataPath, Dispatch, Kill, Plan, Routing};
 use super::record::{Death, Life, Record};
 use super::store::StoreKind;
 
@@ -17,6 +17,7 @@ fn plan() -> Plan {
         ranks: 3,
         experts: 6,
         hidden: 8,
+        dispatch: Dispatch::Bf16,
         tokens: 4,
         top_k: 2,
         steps: STEPS,

@@ -24,9 +24,12 @@ pub(crate) struct Args {
     /// Experts in all
     #[arg(long, default_value_t = 16)]
     pub(crate) experts: u32,
-    /// Elements of a token's hidden vector, a multiple of 8
+    /// Elements of a token's hidden vector, a multiple of 8, in FP8 of 128
     #[arg(long, default_value_t = 256)]
     pub(crate) hidden: u32,
+    /// What tokens travel as on their way to the experts
+    #[arg(long, value_enum, default_value_t = Dispatch::Bf16)]
+    pub(crate) dispatch: Dispatch,
     /// Tokens of each rank and step
     #[arg(long, default_value_t = 64)]
     pub(crate) tokens: u32,
@@ -110,6 +113,17 @@ pub(crate) enum Routing {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
+pub(crate) enum Dispatch {
+    /// As they are
+    Bf16,
+    /// In FP8, with a scale for each 128 elements
+    Fp8,
+    /// In FP8, with scales that are powers of two
+    Fp8Ue8m0,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum DataPath {
     /// RDMA writes through the software NIC
     Rdma,
@@ -170,6 +184,7 @@ pub(crate) struct Plan {
     pub(crate) ranks: u32,
     pub(crate) experts: u32,
     pub(crate) hidden: u32,
+    pub(crate) dispatch: Dispatch,
     pub(crate) tokens: u32,
     pub(crate) top_k: u32,
     pub(crate) steps: u64,
@@ -197,6 +212,7 @@ impl Plan {
             ranks: args.ranks,
             experts: args.experts,
             hidden: args.hidden,
+            dispatch: args.dispatch,
             tokens: args.tokens,
             top_k: args.top_k,
             steps: args.steps,
@@ -226,6 +242,7 @@ impl Plan {
             ("store", store.to_owned()),
             ("experts", self.experts.to_string()),
             ("hidden", self.hidden.to_string()),
+            ("dispatch", name_of(self.dispatch)),
             ("tokens", self.tokens.to_string()),
             ("top-k", self.top_k.to_string()),
             ("steps", self.steps.to_string()),
@@ -264,6 +281,12 @@ fn check_shape(args: &Args) -> Result<()> {
         args.hidden.is_multiple_of(8),
         "--hidden {} is not a multiple of 8",
         args.hidden
+    );
+    ensure!(
+        args.dispatch == Dispatch::Bf16 || args.hidden.is_multiple_of(128),
+        "--hidden {} is not a multiple of 128, as --dispatch {} needs it",
+        args.hidden,
+        name_of(args.dispatch)
     );
     ensure!(
         args.top_k <= args.experts,
@@ -439,6 +462,11 @@ mod tests {
             ),
             ("--hidden 250", "--hidden 250 is not a multiple of 8"),
             ("--hidden 0", "--hidden 0 is out of range"),
+            (
+                "--hidden 264 --dispatch fp8-ue8m0",
+                "--hidden 264 is not a multiple of 128, as --dispatch fp8-ue8m0 needs it",
+            ),
+            ("--dispatch fp16", "fp16"),
             ("--ranks 0", "--ranks 0 is out of range"),
             ("--ranks 1", "leaves nobody to kill"),
             ("--kill 4", "--kill 4: there is no such rank"),
@@ -460,6 +488,19 @@ mod tests {
             let text = refusal(flags);
             assert!(text.contains(word), "{flags}: {text}");
         }
+    }
+
+    #[test]
+    fn ranks_are_told_what_tokens_travel_as() -> Result<()> {
+        let told = |flags: &str| Ok::<_, anyhow::Error>(plan(flags)?.arguments("here"));
+        for (flags, argument) in [
+            ("", "--dispatch=bf16"),
+            ("--dispatch fp8", "--dispatch=fp8"),
+            ("--dispatch fp8-ue8m0", "--dispatch=fp8-ue8m0"),
+        ] {
+            assert!(told(flags)?.iter().any(|it| it == argument), "{argument}");
+        }
+        Ok(())
     }
 
     #[test]

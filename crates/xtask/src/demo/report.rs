@@ -50,10 +50,11 @@ pub(crate) fn print_row(index: usize, account: &Account) {
 fn text(account: &Account) -> String {
     let plan = &account.plan;
     let mut lines = vec![format!(
-        "{} ranks, {} experts, hidden {}, {} tokens a rank, top-{}, {} routing, path {}, seed {}",
+        "{} ranks, {} experts, hidden {} in {}, {} tokens a rank, top-{}, {} routing, path {}, seed {}",
         plan.ranks,
         plan.experts,
         plan.hidden,
+        name_of(plan.dispatch),
         plan.tokens,
         plan.top_k,
         name_of(plan.routing),

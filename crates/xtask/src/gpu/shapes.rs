@@ -1,19 +1,12 @@
 //! What is measured, and what it is held against.
 
+use crate::demo::plan::Dispatch;
 use clap::ValueEnum;
 use serde::Serialize;
 
 /// Elements of a row, and choices of a token.
 pub(super) const HIDDEN: u32 = 7168;
 pub(super) const TOP_K: u32 = 8;
-
-/// What rows are dispatched as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Dispatch {
-    Bf16,
-    Fp8,
-}
 
 /// Which experts tokens choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]

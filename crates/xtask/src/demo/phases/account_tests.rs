@@ -4,7 +4,7 @@ use super::account::{Account, account};
 use super::drive::{Run, Span};
 use super::{Due, Script, file};
 use crate::demo::events::{Event, Step, Update};
-use crate::demo::plan::{DataPath, Plan, Routing};
+use crate::demo::plan::{DataPath, Dispatch, Plan, Routing};
 use crate::demo::record::{Death, Life, Record};
 use crate::demo::store::StoreKind;
 
@@ -19,6 +19,7 @@ fn script() -> Script {
             ranks: 6,
             experts: 6,
             hidden: 8,
+            dispatch: Dispatch::Bf16,
             tokens: 4,
             top_k: 2,
             steps: 4,

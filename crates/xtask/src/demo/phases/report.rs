@@ -14,10 +14,11 @@ fn text(account: &Account) -> String {
     let layer = &account.script.layer;
     let mut lines = vec![
         format!(
-            "capacity {}, {} experts, hidden {}, {} tokens a rank, top-{}, {} routing, path {}, seed {}",
+            "capacity {}, {} experts, hidden {} in {}, {} tokens a rank, top-{}, {} routing, path {}, seed {}",
             layer.ranks,
             layer.experts,
             layer.hidden,
+            name_of(layer.dispatch),
             layer.tokens,
             layer.top_k,
             name_of(layer.routing),
