@@ -37,6 +37,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Rows travel in bf16 or, at half the bytes, in FP8 with scales ([`DispatchType`]); what the
+//! experts make of them and its sums are bf16 in any case.
+//!
 //! Between processes the fabric is an [`ep_transport::Group`] whose region has
 //! [`Config::footprint`] bytes; the example `moe_layer` shows all of it.
 //!
