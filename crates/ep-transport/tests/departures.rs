@@ -208,6 +208,28 @@ fn who_reads_late_still_learns_that_a_rank_has_left() {
     assert_eq!(losses(&stays), [(Rank(1), LossKind::Left)]);
 }
 
+/// The store has forgotten by then that there was ever such a card.
+#[test]
+fn who_reads_very_late_still_learns_that_a_rank_has_died() {
+    let slow = Held::default();
+    let quick = Held {
+        store: slow.store.clone(),
+        ..Held::default()
+    };
+    let [stays, dies] = form(2, [&slow, &quick]);
+    slow.hold_reading();
+    drop(dies);
+    for i in 0..5000 {
+        let key = format!("passing/{i}");
+        slow.store.put(&key, b"", None).unwrap();
+        slow.store.delete(&key).unwrap();
+    }
+    assert_eq!(losses(&stays), []);
+    slow.release_reading();
+    stays.wait_alone(PATIENCE).unwrap();
+    assert_eq!(losses(&stays), [(Rank(1), LossKind::LeaseEnded)]);
+}
+
 #[test]
 fn a_rank_that_dies_inside_an_attempt_leaves_nothing_of_it_in_the_store() {
     let store = Held::default();

@@ -497,7 +497,7 @@ fn a_store_of_another_version_is_named() {
             .unwrap_err()
             .to_string()
     };
-    assert!(said().ends_with("speaks store protocol version 7, this side speaks 2"));
+    assert!(said().ends_with("speaks store protocol version 7, this side speaks 3"));
     assert!(said().contains("HTTP/1"));
     other.join().unwrap();
 }

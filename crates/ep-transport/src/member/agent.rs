@@ -12,6 +12,7 @@ use crate::error::{Chain, Error};
 use crate::events::{MemberEvent, monotonic_us};
 use crate::ids::{Incarnation, Rank};
 use crate::store::{Changes, LeaseId, Rendezvous, Revision, StoreError, Swap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -52,6 +53,8 @@ pub(crate) struct Agent {
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) protocol: Protocol,
     pub(crate) born: Instant,
+    /// What every rank watches, as far as this one has heard of it and not of its end.
+    pub(crate) known: BTreeSet<String>,
     /// The oldest attempt that the store still knows of.
     pub(crate) oldest: Option<u64>,
     /// Attempts before this one that were dropped have been taken out of the store.
@@ -144,25 +147,49 @@ impl Agent {
 
     /// Returns up to where it has read.
     fn take_in(&mut self, changes: Changes) -> Revision {
+        let common = keys::common(&self.prefix);
+        let mut read = changes.revision;
         for change in changes.changes {
-            let Some(path) = change.key.strip_prefix(&self.prefix) else {
-                continue;
-            };
-            match self.understand(path, change.value.as_deref()) {
-                Ok(Some(event)) => {
-                    let now = self.now();
-                    self.protocol.on(event, now);
+            match change.value {
+                Some(_) if change.key.starts_with(&common) => {
+                    self.known.insert(change.key.clone());
                 }
-                Ok(None) => {}
-                Err(error) => self.refuse(error),
+                _ => {
+                    self.known.remove(&change.key);
+                }
             }
+            self.hear(&change.key, change.value.as_deref());
             if !self.collecting && self.protocol.hears_all() {
                 // What is answered to this proposal is elsewhere, and comes after it.
                 self.collecting = true;
-                return change.revision;
+                read = change.revision;
+                break;
             }
         }
-        changes.revision
+        if let Some(there) = changes.there {
+            // After the changes: who leaves says so before its card goes.
+            for key in self.known.difference(&there).cloned().collect::<Vec<_>>() {
+                self.known.remove(&key);
+                self.hear(&key, None);
+            }
+        }
+        read
+    }
+
+    /// Takes in what has become of a key.
+    fn hear(&mut self, key: &str, value: Option<&[u8]>) {
+        let prefix = self.prefix.clone();
+        let Some(path) = key.strip_prefix(&prefix) else {
+            return;
+        };
+        match self.understand(path, value) {
+            Ok(Some(event)) => {
+                let now = self.now();
+                self.protocol.on(event, now);
+            }
+            Ok(None) => {}
+            Err(error) => self.refuse(error),
+        }
     }
 
     /// A member goes on without what it cannot understand; one that wants to

@@ -13,6 +13,7 @@ use crate::error::{Chain, Error};
 use crate::events::MemberEvent;
 use crate::ids::{Epoch, Incarnation, Rank};
 use crate::store::{Rendezvous, Revision, Swap};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -128,6 +129,7 @@ impl Membership {
                 time_out: config.update_time_out,
             }),
             born: Instant::now(),
+            known: BTreeSet::new(),
             oldest: None,
             dropped: 0,
             collecting: false,
@@ -333,7 +335,7 @@ fn wait_until_free(config: &GroupConfig, cards: &str, store: &dyn Rendezvous) ->
             });
         }
         match store.changes(cards, there.revision, left.min(TAKE_OVER_WAIT)) {
-            Ok(news) if !news.changes.is_empty() => {}
+            Ok(news) if !news.is_empty() => {}
             // Whether the store is away, the list will tell.
             waited => {
                 if let Err(error) = waited {

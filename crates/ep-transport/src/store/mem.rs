@@ -148,7 +148,7 @@ impl Rendezvous for MemStore {
         let changes = loop {
             let changes = contents.state.changes(prefix, after);
             let left = deadline.saturating_duration_since(Instant::now());
-            if !changes.changes.is_empty() || left.is_zero() {
+            if !changes.is_empty() || left.is_zero() {
                 break changes;
             }
             (contents, _) = wake

@@ -32,6 +32,7 @@ pub use wire::PROTOCOL_VERSION;
 pub(crate) use wire::fuzzing;
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Longest key in bytes.
@@ -78,6 +79,17 @@ pub struct Changes {
     pub changes: Vec<Change>,
     /// The revision up to which they reach.
     pub revision: Revision,
+    /// Set if deletions may be missing from the changes: a store does not remember all of
+    /// them for ever. These are all keys with the prefix that are there; any other that
+    /// the reader knows of is gone.
+    pub there: Option<BTreeSet<String>>,
+}
+
+impl Changes {
+    /// Whether there is nothing to be learned from them.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.there.is_none()
+    }
 }
 
 /// The answer to a compare-and-swap.
@@ -205,6 +217,9 @@ pub trait Rendezvous: Send + Sync {
     /// What changed under `prefix` after revision `after`; waits up to `limit` for
     /// a first change, or not quite that long: a store may answer sooner that there was
     /// none. With `after` 0 it lists what is there.
+    ///
+    /// Whoever has not read for long may be told what is there ([`Changes::there`]) in
+    /// place of what was deleted. The names of all keys with one prefix are at most 4 MiB.
     ///
     /// # Errors
     /// The store is away.

@@ -9,7 +9,8 @@ use std::time::Duration;
 /// oldest are forgotten.
 const MAX_TOMBSTONES: usize = 4096;
 
-/// Most bytes of keys and values in one list of changes: fits in a message.
+/// Most bytes of keys and values in one list of changes: fits in a message, and as many
+/// bytes of names of keys beside it.
 const MAX_ANSWER: usize = 4 * MAX_VALUE;
 
 /// How often a store that runs looks at its clock.
@@ -46,6 +47,8 @@ pub(super) struct State {
     /// The keys of all records, by when they last changed.
     history: BTreeMap<Revision, String>,
     tombstones: BTreeSet<Revision>,
+    /// The newest deletion that is not remembered any more.
+    forgotten: Revision,
     leases: BTreeMap<LeaseId, Lease>,
     revision: Revision,
     next_lease: u64,
@@ -79,6 +82,7 @@ impl State {
                 && let Some(key) = self.history.remove(&oldest)
             {
                 self.records.remove(&key);
+                self.forgotten = oldest;
             }
         }
         self.records.insert(
@@ -141,7 +145,8 @@ impl State {
     }
 
     /// Changes under `prefix` after `after`, oldest first; the oldest only if there
-    /// is more than an answer holds.
+    /// is more than an answer holds. With the names of all keys that are there, if
+    /// deletions after `after` are forgotten.
     pub(super) fn changes(&self, prefix: &str, after: Revision) -> Changes {
         let mut changes: Vec<Change> = self
             .changed(after)
@@ -166,7 +171,23 @@ impl State {
                 changes.last().map_or(after, |change| change.revision)
             }
         };
-        Changes { changes, revision }
+        let missed = after.0 > 0 && after < self.forgotten;
+        Changes {
+            changes,
+            revision,
+            there: missed.then(|| self.there(prefix)),
+        }
+    }
+
+    /// The keys under `prefix`.
+    fn there(&self, prefix: &str) -> BTreeSet<String> {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let records = self.records.range::<str, _>(from);
+        records
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .filter(|(_, record)| record.value.is_some())
+            .map(|(key, _)| key.clone())
+            .collect()
     }
 
     pub(super) fn grant(&mut self, ttl: Duration) -> LeaseId {
@@ -348,5 +369,65 @@ mod tests {
         }
         assert_eq!(state.records.len(), 2 + MAX_TOMBSTONES);
         assert!(state.changes("t/", Revision(0)).changes.is_empty());
+    }
+
+    #[test]
+    fn who_may_have_missed_a_deletion_is_told_what_is_there_and_nobody_else_is() {
+        let mut state = State::default();
+        for key in ["k/a", "k/b", "k/c"] {
+            state.put(key, b"1", None).unwrap();
+        }
+        let seen = state.changes("k/", Revision(0)).revision;
+        state.delete("k/a");
+        state.put("k/b", b"2", None).unwrap();
+        state.delete("k/c");
+        let fill = |state: &mut State, times| {
+            for i in 0..times {
+                let key = format!("t/{i}");
+                state.put(&key, b"", None).unwrap();
+                state.delete(&key);
+            }
+        };
+        // As many as are remembered.
+        fill(&mut state, MAX_TOMBSTONES - 2);
+        let all = state.changes("k/", seen);
+        assert_eq!((all.changes.len(), all.there), (3, None));
+        // The deletion of k/a is forgotten.
+        fill(&mut state, MAX_TOMBSTONES - 1);
+        let late = state.changes("k/", seen);
+        let keys: Vec<&str> = late.changes.iter().map(|c| c.key.as_str()).collect();
+        assert_eq!(keys, ["k/b", "k/c"]);
+        assert_eq!(late.there, Some(BTreeSet::from(["k/b".to_owned()])));
+        // Who has read that, who has seen the deletion, and who begins.
+        for after in [late.revision, Revision(seen.0 + 1), Revision(0)] {
+            assert_eq!(state.changes("k/", after).there, None, "{after:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_list_is_read_to_its_end_while_deletions_are_forgotten() {
+        let mut state = State::default();
+        for i in 0..9 {
+            let value = vec![0; MAX_VALUE];
+            state.put(&format!("k/{i}"), &value, None).unwrap();
+        }
+        let (mut known, mut at) = (BTreeSet::new(), Revision(0));
+        for _ in 0..3 {
+            let page = state.changes("k/", at);
+            assert!(!page.changes.is_empty());
+            known.extend(page.changes.into_iter().map(|change| change.key));
+            if let Some(there) = page.there {
+                known.retain(|key| there.contains(key));
+            }
+            at = page.revision;
+            state.delete("k/0");
+            for i in 0..=MAX_TOMBSTONES {
+                let key = format!("t/{i}");
+                state.put(&key, b"", None).unwrap();
+                state.delete(&key);
+            }
+        }
+        let expected: BTreeSet<String> = (1..9).map(|i| format!("k/{i}")).collect();
+        assert_eq!(known, expected);
     }
 }

@@ -155,23 +155,21 @@ fn compacted() {
     };
     other.put("k/b", b"again", None).unwrap();
     etcd.compact(last.0);
-    let heard = eventually("a list", || {
+    let changes = eventually("a list", || {
         let heard = store.changes("k/", seen.revision, Duration::from_secs(1));
         heard.ok().filter(|heard| !heard.changes.is_empty())
     });
-    let heard: Vec<_> = heard
+    let heard: Vec<_> = changes
         .changes
         .iter()
         .map(|change| (change.key.as_str(), change.value.as_deref()))
         .collect();
-    assert_eq!(
-        heard,
-        [
-            ("k/d", Some(&b"new"[..])),
-            ("k/b", Some(b"again")),
-            ("k/a", None)
-        ]
-    );
+    assert_eq!(heard, [("k/d", Some(&b"new"[..])), ("k/b", Some(b"again"))]);
+    let there = ["k/b", "k/c", "k/d"].map(str::to_owned);
+    assert_eq!(changes.there, Some(there.into()));
+    // The same to somebody who goes on where another has read.
+    let same = other.changes("k/", seen.revision, Duration::from_secs(1));
+    assert_eq!(same.unwrap(), changes);
 }
 
 fn nobody() {

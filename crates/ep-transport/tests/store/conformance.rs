@@ -1,6 +1,7 @@
 //! What every rendezvous store has to do, tried through two clients of one store.
 
 use ep_transport::store::{LeaseId, MAX_KEY, MAX_VALUE, Rendezvous, Revision, StoreError, Swap};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -22,6 +23,8 @@ pub(crate) fn all(subject: &Subject<'_>) {
     a_wait_ends_with_the_first_change(subject);
     no_limit_is_too_long(subject);
     much_is_listed(subject);
+    no_deletion_is_missed(subject);
+    what_goes_while_it_is_listed_is_not_missed(subject);
     keys_end_with_their_lease(subject);
     a_lease_that_is_kept_alive_outlives_one_that_is_not(subject);
     too_large_is_refused(subject);
@@ -182,6 +185,75 @@ fn much_is_listed(Subject { one, two, .. }: &Subject<'_>) {
     assert_eq!(keys, expected);
     for key in keys {
         one.delete(&key).unwrap();
+    }
+}
+
+/// What a reader knows of, told by the answers of a store alone.
+#[derive(Default)]
+struct Reader {
+    known: BTreeSet<String>,
+    at: Revision,
+}
+
+impl Reader {
+    fn read(&mut self, store: &dyn Rendezvous, prefix: &str, limit: Duration) {
+        let changes = store.changes(prefix, self.at, limit).unwrap();
+        for change in changes.changes {
+            match change.value {
+                Some(_) => self.known.insert(change.key),
+                None => self.known.remove(&change.key),
+            };
+        }
+        if let Some(there) = changes.there {
+            self.known.retain(|key| there.contains(key));
+        }
+        self.at = changes.revision;
+    }
+
+    fn read_until(&mut self, store: &dyn Rendezvous, prefix: &str, known: &[&str]) {
+        let deadline = Instant::now() + SOON;
+        while !self.known.iter().eq(known) {
+            assert!(Instant::now() < deadline, "{:?}", self.known);
+            self.read(store, prefix, Duration::from_millis(50));
+        }
+    }
+}
+
+fn no_deletion_is_missed(Subject { one, two, .. }: &Subject<'_>) {
+    for key in ["missed/a", "missed/b", "missed/c"] {
+        one.put(key, b"", None).unwrap();
+    }
+    let mut reader = Reader::default();
+    reader.read(*two, "missed/", NOW);
+    assert_eq!(reader.known.len(), 3);
+    one.delete("missed/a").unwrap();
+    // More than any store here remembers.
+    for i in 0..4100 {
+        let key = format!("passing/{i}");
+        one.put(&key, b"", None).unwrap();
+        one.delete(&key).unwrap();
+    }
+    // Told at once, although nothing else has changed under the prefix.
+    let begun = Instant::now();
+    reader.read(*two, "missed/", SOON);
+    assert!(begun.elapsed() < SOON / 2);
+    reader.read_until(*two, "missed/", &["missed/b", "missed/c"]);
+}
+
+fn what_goes_while_it_is_listed_is_not_missed(Subject { one, two, .. }: &Subject<'_>) {
+    let value = vec![7; MAX_VALUE / 8];
+    let keys: Vec<String> = (0..70).map(|i| format!("going/{i:02}")).collect();
+    for key in &keys {
+        one.put(key, &value, None).unwrap();
+    }
+    let mut reader = Reader::default();
+    reader.read(*two, "going/", NOW);
+    assert!((1..70).contains(&reader.known.len()), "all in one answer");
+    one.delete(&keys[0]).unwrap();
+    let left: Vec<&str> = keys[1..].iter().map(|key| &key[..]).collect();
+    reader.read_until(*two, "going/", &left);
+    for key in left {
+        one.delete(key).unwrap();
     }
 }
 

@@ -76,7 +76,7 @@ fn a_stranger_can_do_nothing_without_the_handshake() {
     use std::io::{Read, Write};
     let server = TcpStoreServer::bind_with_secret("127.0.0.1:0", secret(1)).unwrap();
     server.store().put("k", b"v", None).unwrap();
-    let mut hello = b"EPRV\x02\x00\x01".to_vec();
+    let mut hello = b"EPRV\x03\x00\x01".to_vec();
     hello.resize(39, 7);
     // A proof of zeros, then a frame all the same.
     hello.resize(39 + 32, 0);

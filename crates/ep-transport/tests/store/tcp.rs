@@ -124,7 +124,7 @@ fn a_member_that_was_given_up_is_told_so() {
 fn what_no_store_would_say_is_refused_and_the_store_goes_on() {
     use std::io::{Read, Write};
     let (server, _proxy) = served();
-    let mut hello = b"EPRV\x02\x00\x00".to_vec();
+    let mut hello = b"EPRV\x03\x00\x00".to_vec();
     hello.resize(39, 7);
     let mut huge = hello.clone();
     huge.extend_from_slice(&(64 * MAX_VALUE as u32).to_le_bytes());

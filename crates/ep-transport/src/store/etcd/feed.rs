@@ -1,7 +1,8 @@
 //! What changes under a prefix: a list first, then a watch from where it ends.
 //!
 //! If etcd has compacted what a watch would have to begin with, there is a list again,
-//! and the keys that were there and are not any more are reported as deleted.
+//! with the names of all keys, by which the reader learns what is gone. So has a list of
+//! several pages: between two of them keys may go that were on the first.
 
 use super::{Fault, PATIENCE, by, known, revision};
 use crate::store::{Change, Changes};
@@ -20,8 +21,6 @@ pub(super) struct Feed {
     prefix: String,
     /// Everything up to this revision has been reported.
     at: i64,
-    /// Keys that the reader takes to be there: as many as there are in etcd.
-    alive: BTreeSet<String>,
     source: Source,
 }
 
@@ -30,6 +29,8 @@ enum Source {
     List {
         /// Deletions are not known from a watch.
         compacted: bool,
+        /// There was a page.
+        begun: bool,
     },
     Watch(Option<Box<WatchStream>>),
 }
@@ -37,18 +38,17 @@ enum Source {
 impl Feed {
     /// Goes on with `last` if that is what the reader asks for.
     pub(super) fn resume(last: Option<Self>, prefix: &str, after: i64) -> Self {
-        let (alive, source) = match last {
-            Some(last) if last.prefix == prefix && last.at == after => return last,
-            // From another revision; what is known of the keys helps all the same.
-            Some(last) if last.prefix == prefix && after > 0 => (last.alive, Source::Watch(None)),
-            _ if after > 0 => (BTreeSet::new(), Source::Watch(None)),
-            _ => (BTreeSet::new(), Source::List { compacted: false }),
+        let list = Source::List {
+            compacted: false,
+            begun: false,
         };
-        Self {
-            prefix: prefix.to_owned(),
-            at: after,
-            alive,
-            source,
+        match last {
+            Some(last) if last.prefix == prefix && last.at == after => last,
+            _ => Self {
+                prefix: prefix.to_owned(),
+                at: after,
+                source: if after > 0 { Source::Watch(None) } else { list },
+            },
         }
     }
 
@@ -62,9 +62,9 @@ impl Feed {
         let deadline = crate::clock::deadline(limit);
         loop {
             let changes = match &mut self.source {
-                Source::List { compacted } => {
-                    let compacted = *compacted;
-                    self.page(&mut kv, compacted).await?
+                Source::List { compacted, begun } => {
+                    let list = (*compacted, *begun);
+                    self.page(&mut kv, list).await?
                 }
                 Source::Watch(None) => {
                     let options = WatchOptions::new()
@@ -79,30 +79,38 @@ impl Feed {
                 Source::Watch(Some(stream)) => {
                     let message = by(deadline, stream.message()).await;
                     match message {
-                        Err(Fault::TimedOut) => return Ok(self.report(Vec::new())),
+                        Err(Fault::TimedOut) => return Ok(self.report(Vec::new(), None)),
                         Err(fault) => {
                             self.source = Source::Watch(None);
                             return Err(fault);
                         }
-                        Ok(message) => self.hear(message)?,
+                        Ok(message) => {
+                            let changes = self.hear(message)?;
+                            self.report(changes, None)
+                        }
                     }
                 }
             };
             let listed = matches!(self.source, Source::Watch(_));
             if !changes.is_empty() || (listed && limit.is_zero()) {
-                return Ok(self.report(changes));
+                return Ok(changes);
             }
         }
     }
 
-    fn report(&self, changes: Vec<Change>) -> Changes {
+    fn report(&self, changes: Vec<Change>, there: Option<BTreeSet<String>>) -> Changes {
         Changes {
             changes,
             revision: known(self.at),
+            there,
         }
     }
 
-    async fn page(&mut self, kv: &mut KvClient, compacted: bool) -> Result<Vec<Change>, Fault> {
+    async fn page(
+        &mut self,
+        kv: &mut KvClient,
+        (compacted, begun): (bool, bool),
+    ) -> Result<Changes, Fault> {
         let options = GetOptions::new()
             .with_prefix()
             .with_sort(SortTarget::Mod, SortOrder::Ascend)
@@ -110,38 +118,45 @@ impl Feed {
             .with_limit(PAGE);
         let list = kv.get(self.prefix.clone(), Some(options));
         let list = by(Instant::now() + PATIENCE, list).await?;
-        let mut changes: Vec<Change> = list.kvs().iter().map(|kv| change(kv, true)).collect();
-        self.take_in(&changes);
-        let last = changes.last().map(|change| change.revision);
-        if list.more()
-            && let Some(last) = last
-        {
-            self.at = super::asked(last);
-            return Ok(changes);
-        }
         let now = revision(list.header());
         if now < self.at {
             return Err(Fault::Replaced);
         }
-        if compacted {
-            let options = GetOptions::new()
-                .with_prefix()
-                .with_keys_only()
-                .with_revision(now);
-            let names = kv.get(self.prefix.clone(), Some(options));
-            let names = by(Instant::now() + PATIENCE, names).await?;
-            let there: BTreeSet<String> = names.kvs().iter().map(name).collect();
-            let gone = self.alive.difference(&there).map(|key| Change {
-                key: key.clone(),
-                value: None,
-                revision: known(now),
-            });
-            changes.extend(gone);
-            self.alive = there;
+        let changes: Vec<Change> = list.kvs().iter().map(|kv| change(kv, true)).collect();
+        let last = changes.last().map(|change| change.revision);
+        let next = last.filter(|_| list.more());
+        // With the first page after a compaction, since the reader may ask for something
+        // else before the next one, and with the last of several.
+        let unsure = if begun { next.is_none() } else { compacted };
+        let there = match unsure {
+            true => Some(self.names(kv, now).await?),
+            false => None,
+        };
+        match next {
+            Some(last) => {
+                self.at = super::asked(last);
+                self.source = Source::List {
+                    compacted,
+                    begun: true,
+                };
+            }
+            None => {
+                self.at = now;
+                self.source = Source::Watch(None);
+            }
         }
-        self.at = now;
-        self.source = Source::Watch(None);
-        Ok(changes)
+        Ok(self.report(changes, there))
+    }
+
+    /// All keys that were there at this revision.
+    async fn names(&self, kv: &mut KvClient, at: i64) -> Result<BTreeSet<String>, Fault> {
+        let options = GetOptions::new()
+            .with_prefix()
+            .with_keys_only()
+            .with_revision(at);
+        let names = kv.get(self.prefix.clone(), Some(options));
+        let names = by(Instant::now() + PATIENCE, names).await?;
+        Ok(names.kvs().iter().map(name).collect())
     }
 
     fn hear(&mut self, message: Option<WatchResponse>) -> Result<Vec<Change>, Fault> {
@@ -151,7 +166,10 @@ impl Feed {
             return Err(ended("the watch ended"));
         };
         if message.compact_revision() > 0 {
-            self.source = Source::List { compacted: true };
+            self.source = Source::List {
+                compacted: true,
+                begun: false,
+            };
             return Ok(Vec::new());
         }
         if message.canceled() {
@@ -171,21 +189,10 @@ impl Feed {
         }
         let mut changes: Vec<Change> = last.into_values().collect();
         changes.sort_by_key(|change| change.revision);
-        self.take_in(&changes);
         if let Some(last) = changes.last() {
             self.at = self.at.max(super::asked(last.revision));
         }
         Ok(changes)
-    }
-
-    fn take_in(&mut self, changes: &[Change]) {
-        for change in changes {
-            if change.value.is_some() {
-                self.alive.insert(change.key.clone());
-            } else {
-                self.alive.remove(&change.key);
-            }
-        }
     }
 }
 
