@@ -12,6 +12,13 @@ use std::time::{Duration, Instant};
 const ACCEPTED: u8 = 1;
 const REFUSED: u8 = 0;
 
+/// How long a connection may be silent before the other side's system is asked whether
+/// it is there, and how often it is asked.
+const PROBE: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(5)];
+/// How long the other side's system may leave bytes or those questions unanswered. Longer
+/// than either side takes to finish a message or waits for the other to take one.
+const UNANSWERED: Duration = Duration::from_secs(25);
+
 /// Which side of the connection this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
@@ -87,6 +94,7 @@ impl Channel {
         deadline: Instant,
     ) -> Result<Self, Fault> {
         stream.set_nodelay(true)?;
+        notice_vanished(&stream)?;
         let mut nonce: Nonce = [0; 32];
         fill_random(&mut nonce)?;
         let ours = Hello {
@@ -183,6 +191,19 @@ impl Channel {
     }
 }
 
+/// Has the connection fail when the other side's host, or the network to it, is gone
+/// without a word.
+fn notice_vanished(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    let millis = u32::try_from(UNANSWERED.as_millis()).unwrap_or(u32::MAX);
+    sockopt::set_tcp_keepidle(stream, PROBE[0])?;
+    sockopt::set_tcp_keepintvl(stream, PROBE[1])?;
+    // By Linux this time holds for the questions too, in place of their number.
+    sockopt::set_tcp_user_timeout(stream, millis)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    Ok(())
+}
+
 /// The client proves first: a store says nothing about the secret to strangers.
 fn prove(
     stream: &mut TcpStream,
@@ -263,4 +284,33 @@ fn write_by(stream: &mut TcpStream, mut bytes: &[u8], deadline: Instant) -> io::
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::sockopt;
+    use std::net::TcpListener;
+
+    #[test]
+    fn both_ends_notice_when_the_other_host_vanishes() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let [client, store] = std::thread::scope(|scope| {
+            let client = scope.spawn(move || {
+                let stream = TcpStream::connect(address).unwrap();
+                Channel::establish(stream, Side::Client, None, deadline).unwrap()
+            });
+            let (stream, _) = listener.accept().unwrap();
+            let store = Channel::establish(stream, Side::Store, None, deadline).unwrap();
+            [client.join().unwrap(), store]
+        });
+        for end in [&client, &store].map(Channel::stream) {
+            assert!(sockopt::socket_keepalive(end).unwrap());
+            assert_eq!(sockopt::tcp_keepidle(end).unwrap(), PROBE[0]);
+            assert_eq!(sockopt::tcp_keepintvl(end).unwrap(), PROBE[1]);
+            assert_eq!(sockopt::tcp_user_timeout(end).unwrap(), 25_000);
+        }
+    }
 }

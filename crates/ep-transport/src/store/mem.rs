@@ -2,6 +2,7 @@
 
 use super::state::{State, TICK};
 use super::{Changes, Entry, LeaseId, Rendezvous, Revision, StoreError, Swap, check_sizes};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,37 @@ impl MemStore {
     fn change<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         self.lock().change(act)
     }
+
+    /// What changed, as [`Rendezvous::changes`] says. The wait ends soon after `over` is set.
+    pub(super) fn changes_unless(
+        &self,
+        prefix: &str,
+        after: Revision,
+        limit: Duration,
+        over: &AtomicBool,
+    ) -> Changes {
+        let deadline = crate::clock::deadline(limit);
+        let wake = Arc::new(Condvar::new());
+        let mut contents = self.lock();
+        contents.waiting.push(Waiter {
+            prefix: prefix.to_owned(),
+            wake: Arc::clone(&wake),
+        });
+        let changes = loop {
+            let changes = contents.state.changes(prefix, after);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !changes.is_empty() || left.is_zero() || over.load(Ordering::SeqCst) {
+                break changes;
+            }
+            (contents, _) = wake
+                .wait_timeout(contents, left.min(TICK))
+                .unwrap_or_else(PoisonError::into_inner);
+            self.0.tick(&mut contents);
+        };
+        let others = |waiter: &Waiter| !Arc::ptr_eq(&waiter.wake, &wake);
+        contents.waiting.retain(others);
+        changes
+    }
 }
 
 impl Rendezvous for MemStore {
@@ -138,27 +170,7 @@ impl Rendezvous for MemStore {
         after: Revision,
         limit: Duration,
     ) -> Result<Changes, StoreError> {
-        let deadline = crate::clock::deadline(limit);
-        let wake = Arc::new(Condvar::new());
-        let mut contents = self.lock();
-        contents.waiting.push(Waiter {
-            prefix: prefix.to_owned(),
-            wake: Arc::clone(&wake),
-        });
-        let changes = loop {
-            let changes = contents.state.changes(prefix, after);
-            let left = deadline.saturating_duration_since(Instant::now());
-            if !changes.is_empty() || left.is_zero() {
-                break changes;
-            }
-            (contents, _) = wake
-                .wait_timeout(contents, left.min(TICK))
-                .unwrap_or_else(PoisonError::into_inner);
-            self.0.tick(&mut contents);
-        };
-        let others = |waiter: &Waiter| !Arc::ptr_eq(&waiter.wake, &wake);
-        contents.waiting.retain(others);
-        Ok(changes)
+        Ok(self.changes_unless(prefix, after, limit, &AtomicBool::new(false)))
     }
 
     fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {

@@ -8,7 +8,7 @@ use crate::error::Chain;
 use crate::secret::Secret;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -21,7 +21,8 @@ const ACCEPT_PERIOD: Duration = Duration::from_millis(20);
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 const MAX_CONNECTIONS: usize = 8192;
 
-/// A store served to other processes until it is dropped.
+/// A store served to other processes until it is dropped. That takes a moment, whatever
+/// clients wait for or leave unread.
 #[derive(Debug)]
 pub struct TcpStoreServer {
     shared: Arc<Shared>,
@@ -137,8 +138,11 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             connections.push((handle, thread));
         }
     }
-    for (stream, thread) in connections {
-        let _ = stream.shutdown(std::net::Shutdown::Both);
+    // All of them first: what its thread does with one then ends at once.
+    for (stream, _) in &connections {
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+    for (_, thread) in connections {
         let _ = thread.join();
     }
 }
@@ -186,12 +190,14 @@ fn serve(stream: TcpStream, peer: SocketAddr, shared: &Shared) {
             Err(fault) => Err(fault),
         };
         match call {
-            Ok(call) => answer = session.answer(call, &shared.store),
+            Ok(call) => answer = session.answer(call, &shared.store, &shared.stop),
             Err(fault) => break fault,
         }
     };
     let closed = fault.closed_by_peer();
-    // The client must see the end of this connection even if the session stays.
+    // The client must see the end of this connection even if the session stays, and the
+    // acceptor still has a handle to it.
+    let _ = channel.stream().shutdown(Shutdown::Both);
     drop(channel);
     tell(fault);
     // What this side has ended says nothing about the client.

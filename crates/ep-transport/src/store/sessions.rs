@@ -9,6 +9,7 @@
 use super::wire::{Call, Request, Response, Token};
 use super::{LeaseId, MemStore, Rendezvous};
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,16 +36,16 @@ impl Session {
     }
 
     /// Carries out a call, unless it was carried out before and only its answer lost.
-    pub(super) fn answer(&self, call: Call, store: &MemStore) -> Response {
-        let id = call.id;
-        let asked = match call.request {
-            Request::Get(key) => store.get(&key).map(Response::Entry),
-            Request::Changes(prefix, after, limit) => store
-                .changes(&prefix, after, limit.min(MAX_WAIT))
-                .map(Response::Changes),
-            request => return self.change(id, request, store),
-        };
-        asked.unwrap_or_else(Response::from)
+    /// Waits for nothing once the store is `over`.
+    pub(super) fn answer(&self, call: Call, store: &MemStore, over: &AtomicBool) -> Response {
+        match call.request {
+            Request::Get(key) => store.get(&key).map_or_else(Response::from, Response::Entry),
+            Request::Changes(prefix, after, limit) => {
+                let limit = limit.min(MAX_WAIT);
+                Response::Changes(store.changes_unless(&prefix, after, limit, over))
+            }
+            request => self.change(call.id, request, store),
+        }
     }
 
     fn change(&self, id: u64, request: Request, store: &MemStore) -> Response {
@@ -162,7 +163,7 @@ mod tests {
             id,
             request: Request::Grant(TTL),
         };
-        match session.answer(call, store) {
+        match session.answer(call, store, &AtomicBool::new(false)) {
             Response::Lease(lease) => lease,
             other => panic!("{other:?}"),
         }
@@ -174,7 +175,7 @@ mod tests {
         let session = sessions.join(Token([1; 16]));
         let swap = |session: &Session, id, value: &[u8]| {
             let request = Request::Swap("k".into(), None, value.into());
-            session.answer(Call { id, request }, &store)
+            session.answer(Call { id, request }, &store, &AtomicBool::new(false))
         };
         let won = Response::Swap(Swap::Won(Revision(1)));
         assert_eq!(swap(&session, 5, b"mine"), won);

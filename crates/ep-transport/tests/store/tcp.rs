@@ -145,3 +145,66 @@ fn what_no_store_would_say_is_refused_and_the_store_goes_on() {
     let client = TcpStore::connect(&server.address().to_string(), PATIENCE).unwrap();
     client.put("k", b"", None).unwrap();
 }
+
+/// How often a client asks that reads nothing.
+const UNREAD: u8 = 8;
+
+/// Raw, so that nobody reads: says hello, joins, and asks for what is under a prefix.
+fn unread(server: &TcpStoreServer, prefix: &str) -> std::net::TcpStream {
+    use std::io::Write;
+    let mut stream = std::net::TcpStream::connect(server.address()).unwrap();
+    let mut said = b"EPRV\x03\x00\x00".to_vec();
+    said.resize(39, 7);
+    let mut frame = |id: u8, request: &[u8]| {
+        said.extend_from_slice(&(1 + request.len() as u32).to_le_bytes());
+        said.push(id);
+        said.extend_from_slice(request);
+    };
+    let mut join = vec![0];
+    join.extend_from_slice(&[9; 16]);
+    frame(0, &join);
+    // Changes of the prefix after revision 0, waiting for nothing.
+    let mut list = vec![5, prefix.len() as u8];
+    list.extend_from_slice(prefix.as_bytes());
+    list.extend_from_slice(&[0, 0, 0]);
+    (1..=UNREAD).for_each(|id| frame(id, &list));
+    stream.write_all(&said).unwrap();
+    stream
+}
+
+#[test]
+fn a_store_ends_at_once_whatever_its_clients_do() {
+    use std::io::Read;
+    let server = TcpStoreServer::bind("127.0.0.1:0").unwrap();
+    let address = server.address().to_string();
+    let store = server.store();
+    for i in 0..3 {
+        let value = vec![7; MAX_VALUE];
+        store.put(&format!("much/{i}"), &value, None).unwrap();
+    }
+    // Answers of 3 MiB each, which fill all buffers.
+    let mut unread = [(); 4].map(|()| unread(&server, "much/"));
+    // Some that say nothing, some that have not even said hello.
+    let idle = [(); 4].map(|()| TcpStore::connect(&address, PATIENCE).unwrap());
+    let mute = [(); 4].map(|()| std::net::TcpStream::connect(&address).unwrap());
+    std::thread::scope(|scope| {
+        for client in &idle {
+            scope.spawn(|| client.changes("never/", Revision(1), LONG));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let begun = Instant::now();
+        drop(server);
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    });
+    // They were being answered, and did not get it all.
+    for stream in &mut unread {
+        let mut got = Vec::new();
+        let _ = stream.read_to_end(&mut got);
+        let all = 3 * MAX_VALUE * usize::from(UNREAD);
+        assert!((50..all).contains(&got.len()), "{}", got.len());
+    }
+    drop(mute);
+    // The store itself is still there for whoever served it.
+    assert!(store.get("much/0").unwrap().is_some());
+}
