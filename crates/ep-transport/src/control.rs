@@ -14,7 +14,7 @@
 //!   and the data path takes it from there between two rounds. Until then it runs
 //!   alone, whatever the rows say, since its epochs are not those of the others.
 
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 use crate::ids::{Epoch, Incarnation, Rank, RankSet};
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
@@ -334,7 +334,12 @@ pub(crate) trait Admission: Send + Sync {
     fn unshared(&self) -> Result<Epoch, Error>;
     /// Admits these ranks, or, if it is this rank's `own` admission, has it go on among
     /// them at that epoch; and ends the promise. Returns the epoch that it came to be.
-    fn admit(&self, ranks: &[(Rank, Incarnation)], from: Epoch, own: bool) -> Result<Epoch, Error>;
+    fn admit(
+        &self,
+        ranks: &[(Rank, Incarnation)],
+        from: Epoch,
+        own: bool,
+    ) -> Result<Epoch, Refusal>;
     fn release(&self) -> Result<(), Error>;
 }
 
@@ -368,7 +373,12 @@ impl Admission for Control {
         Ok(self.unshared())
     }
 
-    fn admit(&self, ranks: &[(Rank, Incarnation)], from: Epoch, own: bool) -> Result<Epoch, Error> {
+    fn admit(
+        &self,
+        ranks: &[(Rank, Incarnation)],
+        from: Epoch,
+        own: bool,
+    ) -> Result<Epoch, Refusal> {
         if own {
             self.detach();
         }

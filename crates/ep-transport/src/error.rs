@@ -157,6 +157,45 @@ pub enum Error {
     },
 }
 
+/// Why this rank cannot become a member: an [`Error`] for everybody who asks.
+#[derive(Clone, Debug)]
+pub(crate) enum Refusal {
+    Record(RecordError),
+    ConfigMismatch {
+        rank: Rank,
+        theirs: String,
+        ours: String,
+    },
+    #[cfg(feature = "cuda")]
+    Cuda(crate::cuda::CudaError),
+}
+
+impl From<RecordError> for Refusal {
+    fn from(error: RecordError) -> Self {
+        Self::Record(error)
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl From<crate::cuda::CudaError> for Refusal {
+    fn from(error: crate::cuda::CudaError) -> Self {
+        Self::Cuda(error)
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Record(error) => Self::Record(error),
+            Refusal::ConfigMismatch { rank, theirs, ours } => {
+                Self::ConfigMismatch { rank, theirs, ours }
+            }
+            #[cfg(feature = "cuda")]
+            Refusal::Cuda(error) => Self::Cuda(error),
+        }
+    }
+}
+
 /// An error with all its causes, in one line.
 pub(crate) struct Chain<'a>(pub(crate) &'a (dyn std::error::Error + 'static));
 

@@ -130,7 +130,8 @@ impl Group {
     ///
     /// # Errors
     /// A peer's record or configuration does not fit, another process took the
-    /// rank, or `limit` is over.
+    /// rank, or `limit` is over. Why this rank does not fit is said again to whoever asks
+    /// again, until the group has taken it in all the same.
     pub fn wait_admitted(&mut self, limit: Duration) -> Result<Epoch, Error> {
         let epoch = self.membership.wait_admitted(limit)?;
         self.control.begin_round();

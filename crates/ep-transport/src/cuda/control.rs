@@ -15,7 +15,7 @@ use super::memory::DeviceMemory;
 use super::table::{Head, MAX_RANKS, NEVER, OPERATION, Row, Table, Waits};
 use super::words::Words;
 use crate::control::{Admission, Participation};
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 use crate::ids::{Epoch, Incarnation, Rank};
 use std::mem::{offset_of, size_of};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -604,7 +604,12 @@ impl<W: Words> Admission for DeviceControl<W> {
         Ok(self.unshared()?)
     }
 
-    fn admit(&self, ranks: &[(Rank, Incarnation)], from: Epoch, own: bool) -> Result<Epoch, Error> {
+    fn admit(
+        &self,
+        ranks: &[(Rank, Incarnation)],
+        from: Epoch,
+        own: bool,
+    ) -> Result<Epoch, Refusal> {
         if own {
             self.admit_self(ranks, from)?;
             return Ok(from);

@@ -171,7 +171,8 @@ impl GpuGroup {
     ///
     /// # Errors
     /// A peer's record or configuration does not fit, its memory is out of reach, another
-    /// process took the rank, or `limit` is over.
+    /// process took the rank, or `limit` is over. Why this rank does not fit is said again
+    /// to whoever asks again, until the group has taken it in all the same.
     pub fn wait_admitted(&mut self, limit: Duration) -> Result<Epoch, Error> {
         self.membership.wait_admitted(limit)
     }

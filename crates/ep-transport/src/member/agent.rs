@@ -8,7 +8,7 @@ use super::records::{
 };
 use super::status::SharedStatus;
 use crate::control::Admission;
-use crate::error::{Chain, Error};
+use crate::error::{Chain, Error, Refusal};
 use crate::events::{MemberEvent, monotonic_us};
 use crate::ids::{Incarnation, Rank};
 use crate::store::{Changes, LeaseId, Rendezvous, Revision, StoreError, Swap};
@@ -188,22 +188,23 @@ impl Agent {
                 self.protocol.on(event, now);
             }
             Ok(None) => {}
-            Err(error) => self.refuse(error),
+            Err(refusal) => self.refuse(refusal),
         }
     }
 
     /// A member goes on without what it cannot understand; one that wants to
     /// become a member cannot.
-    fn refuse(&self, error: Error) {
+    fn refuse(&self, refusal: Refusal) {
+        let error = Error::from(refusal.clone());
         tracing::warn!(rank = self.me.0, error = %Chain(&error), "record refused");
         if !self.protocol.is_member() {
             self.status.update(|status| {
-                status.refused.get_or_insert(error);
+                status.refused.get_or_insert(refusal);
             });
         }
     }
 
-    fn understand(&mut self, path: &str, value: Option<&[u8]>) -> Result<Option<Event>, Error> {
+    fn understand(&mut self, path: &str, value: Option<&[u8]>) -> Result<Option<Event>, Refusal> {
         let parts: Vec<&str> = path.split('/').collect();
         let number = |text: &str| text.parse::<u64>().ok();
         let rank = |text: &str| text.parse().ok().map(Rank);
@@ -302,16 +303,16 @@ impl Agent {
         })
     }
 
-    fn check(&self, (rank, incarnation): Life, key: &str, card: &Card) -> Result<(), Error> {
+    fn check(&self, (rank, incarnation): Life, key: &str, card: &Card) -> Result<(), Refusal> {
         if (card.rank, card.incarnation) != (rank, incarnation) {
-            return Err(Error::Record(RecordError::Malformed {
+            return Err(Refusal::Record(RecordError::Malformed {
                 key: key.to_owned(),
                 bytes: 0,
                 what: format!("it is the card of {}, {}", card.rank, card.incarnation),
             }));
         }
         if card.config != self.config {
-            return Err(Error::ConfigMismatch {
+            return Err(Refusal::ConfigMismatch {
                 rank,
                 theirs: card.config.clone(),
                 ours: self.config.clone(),
@@ -475,6 +476,7 @@ impl Agent {
                             status.view = view;
                             if own {
                                 status.admitted = Some(from);
+                                status.refused = None;
                             }
                         });
                         self.report(MemberEvent::Admitted {
@@ -485,7 +487,7 @@ impl Agent {
                             at_us: monotonic_us(),
                         });
                     }
-                    Err(error) => self.cannot_admit(error, own),
+                    Err(refusal) => self.cannot_admit(refusal, own),
                 }
                 self.tidy();
                 if own {
@@ -541,11 +543,12 @@ impl Agent {
     }
 
     /// What was decided cannot be written down here.
-    fn cannot_admit(&self, error: Error, own: bool) {
+    fn cannot_admit(&self, refusal: Refusal, own: bool) {
+        let error = Error::from(refusal.clone());
         tracing::error!(rank = self.me.0, error = %Chain(&error), "nobody admitted");
         if own {
             self.status.update(|status| {
-                status.refused.get_or_insert(error);
+                status.refused.get_or_insert(refusal);
             });
         }
     }

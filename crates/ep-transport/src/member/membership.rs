@@ -189,8 +189,8 @@ impl Membership {
             if let Some(by) = status.superseded {
                 return Some(Err(Error::Superseded { rank: me, by }));
             }
-            if let Some(error) = status.refused.take() {
-                return Some(Err(error));
+            if let Some(refusal) = status.refused.clone() {
+                return Some(Err(refusal.into()));
             }
             status.admitted.map(Ok)
         });

@@ -1,7 +1,7 @@
 //! What the agent and the thread that owns the group have in common.
 
 use super::connection::ConnectionState;
-use crate::error::Error;
+use crate::error::Refusal;
 use crate::ids::{Epoch, Incarnation, Rank};
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ pub(crate) struct Status {
     pub(crate) admitted: Option<Epoch>,
     pub(crate) superseded: Option<Incarnation>,
     /// Why this rank cannot become a member; not set once it is one.
-    pub(crate) refused: Option<Error>,
+    pub(crate) refused: Option<Refusal>,
     /// Members of the view, as far as this rank knows.
     pub(crate) view: Vec<(Rank, Incarnation)>,
     /// Ranks that have said that they have finished.
