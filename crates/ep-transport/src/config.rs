@@ -3,7 +3,7 @@
 mod nic;
 
 use crate::error::Error;
-use crate::ids::Rank;
+use crate::ids::{Rank, RankSet};
 use crate::secret::Secret;
 use std::time::Duration;
 
@@ -32,8 +32,8 @@ pub struct GroupConfig {
     pub rank: Rank,
     /// Ranks that the group can hold, 1 to 2,048.
     pub capacity: u32,
-    /// These ranks form the group together, once all of them are there; others are
-    /// admitted later.
+    /// These ranks form the group together, once all of them are there, each named once;
+    /// others are admitted later.
     pub initial: Vec<Rank>,
     /// Name of the group at the rendezvous.
     pub group: String,
@@ -146,6 +146,7 @@ impl GroupConfig {
             1,
             self.capacity.into(),
         )?;
+        let mut named = RankSet::new(self.capacity);
         for rank in &self.initial {
             range(
                 "initial rank",
@@ -153,6 +154,14 @@ impl GroupConfig {
                 0,
                 u64::from(self.capacity) - 1,
             )?;
+            if named.contains(*rank) {
+                return Err(Error::Config {
+                    what: "initial",
+                    value: format!("{rank} twice"),
+                    limit: "different ranks".into(),
+                });
+            }
+            named.insert(*rank);
         }
         range("lanes", self.lanes.into(), 1, 16)?;
         let most_nics = (MAX_NICS as u64).min(self.lanes.into());

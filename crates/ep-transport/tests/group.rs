@@ -260,6 +260,18 @@ fn a_taken_rank_and_bad_settings_are_refused_with_the_value() {
         "capacity is 4096, but must be between 1 and 2048"
     );
     assert!(bad(|c| c.group = "a/b".into()).contains("\"a/b\""));
+    assert_eq!(
+        bad(|c| c.initial = vec![Rank(1), Rank(1)]),
+        "initial is rank 1 twice, but must be different ranks"
+    );
+    assert_eq!(
+        bad(|c| c.initial = vec![Rank(0), Rank(2)]),
+        "initial rank is 2, but must be between 0 and 1"
+    );
+    assert_eq!(
+        bad(|c| c.initial.clear()),
+        "number of initial ranks is 0, but must be between 1 and 2"
+    );
 }
 
 #[test]
