@@ -7,6 +7,7 @@
 //! passes. Each may come between any two others. What messages may be lost is said in
 //! [`super::world`].
 
+mod flaws;
 mod model;
 mod properties;
 

@@ -14,10 +14,12 @@
 //!   gives up the other for once, with or without a reason, is [`Step::GiveUp`].
 
 mod board;
+mod flaw;
 mod process;
 mod shared;
 
 pub(super) use board::{Board, Key};
+pub(super) use flaw::Flaw;
 pub(super) use process::{Process, Trouble};
 pub(super) use shared::fingerprint;
 

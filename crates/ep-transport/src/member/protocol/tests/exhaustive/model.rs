@@ -2,7 +2,7 @@
 
 use super::super::world::{Process, Step, Trouble, World};
 use super::properties::{self, Known};
-use stateright::{Checker, Model, Property};
+use stateright::{Checker, HasDiscoveries, Model, Property};
 
 /// What may happen, and how often.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -180,6 +180,24 @@ pub(super) fn explore_what_comes_before(start: World, reading: Reading, budget: 
     let (states, committed) = search(start, reading, budget);
     assert!(!committed, "an update was committed");
     states
+}
+
+/// Explores until this property has failed; it must.
+pub(super) fn finds(start: World, reading: Reading, budget: Budget, property: &'static str) {
+    let model = Everything {
+        start,
+        budget,
+        reading,
+        known: Known::default(),
+    };
+    let found = HasDiscoveries::AnyOf([property].into());
+    let checker = model.checker().threads(2).finish_when(found);
+    let checker = checker.spawn_bfs().join();
+    let states = checker.unique_state_count();
+    let path = checker.discovery(property);
+    let steps = path.map(|path| path.into_actions());
+    eprintln!("{property}: fails within {states} states: {steps:?}");
+    assert!(steps.is_some(), "{property}: holds in {states} states");
 }
 
 fn search(start: World, reading: Reading, budget: Budget) -> (usize, bool) {

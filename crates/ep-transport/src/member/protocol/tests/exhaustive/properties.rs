@@ -8,6 +8,10 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 pub(super) const COMES_TRUE: &str = "an update is committed";
+pub(super) const OWN_LIVES: &str = "two that count each other hold each other's own life";
+pub(super) const OLD_LIVES: &str =
+    "nothing of a life that is over comes in once the new one counts";
+pub(super) const COUNTS_NOBODY: &str = "who was told that its place is taken counts nobody";
 
 pub(super) fn all() -> Vec<Property<Everything>> {
     vec![
@@ -15,22 +19,19 @@ pub(super) fn all() -> Vec<Property<Everything>> {
             "two that count each other do so from one epoch",
             |_: &Everything, state: &State| agree(&state.world),
         ),
-        Property::always(
-            "two that count each other hold each other's own life",
-            |_: &Everything, state: &State| hold_own_lives(&state.world),
-        ),
+        Property::always(OWN_LIVES, |_: &Everything, state: &State| {
+            hold_own_lives(&state.world)
+        }),
         Property::always(
             "who is counted is connected, in the life that is counted",
             |_: &Everything, state: &State| counted_are_connected(&state.world),
         ),
-        Property::always(
-            "nothing of a life that is over comes in once the new one counts",
-            |_: &Everything, state: &State| old_lives_are_refused(&state.world),
-        ),
-        Property::always(
-            "who was told that its place is taken counts nobody",
-            |_: &Everything, state: &State| superseded_count_nobody(&state.world),
-        ),
+        Property::always(OLD_LIVES, |_: &Everything, state: &State| {
+            old_lives_are_refused(&state.world)
+        }),
+        Property::always(COUNTS_NOBODY, |_: &Everything, state: &State| {
+            superseded_count_nobody(&state.world)
+        }),
         Property::always(
             "nobody is past an epoch that it has yet to admit somebody at",
             |_: &Everything, state: &State| nobody_is_late(&state.world),

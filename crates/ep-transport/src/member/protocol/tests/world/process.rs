@@ -3,8 +3,8 @@
 use super::super::super::*;
 use super::TIME_OUT;
 use super::board::{Board, How, Inbox};
+use super::flaw::Flaw;
 use crate::member::records::{NicAddress, PortAddress};
-use std::sync::Arc;
 
 pub(super) fn card((rank, incarnation): Life) -> Card {
     Card {
@@ -75,6 +75,8 @@ pub(in super::super) struct Process {
     pub(super) pending: Option<(How, Event)>,
     /// What is to go wrong next.
     pub(super) trouble: Option<Trouble>,
+    /// What it always gets wrong.
+    pub(in super::super) flaw: Option<Flaw>,
 }
 
 impl Process {
@@ -106,6 +108,7 @@ impl Process {
             has_lease: true,
             pending: None,
             trouble: None,
+            flaw: None,
         }
     }
 
@@ -129,7 +132,7 @@ impl Process {
             }
         }
         for event in self.inbox.take() {
-            self.protocol.on(Arc::unwrap_or_clone(event), now);
+            self.protocol.on(Flaw::understand(self.flaw, event), now);
         }
         self.protocol.take_moved();
     }
@@ -213,6 +216,7 @@ impl Process {
                 self.superseded = true;
                 self.limit = None;
                 self.table.clear();
+                self.protocol.over = self.flaw != Some(Flaw::GoesOn);
             }
             Action::Propose(number, proposal) => {
                 self.publish(board, How::Once, Event::Proposal(number, proposal));
@@ -268,6 +272,11 @@ impl Process {
         Event::Failed(number, format!("{}: refused", self.life.0), None)
     }
 
+    fn keeps(&self, rank: Rank) -> bool {
+        let connected = self.links.get(&rank).is_some_and(|link| link.to.is_some());
+        connected && self.flaw == Some(Flaw::KeepsConnections)
+    }
+
     fn prepare(&mut self, number: u64, ranks: &[Rank]) -> Event {
         self.table.retain(|rank, _| !ranks.contains(rank));
         let (rank, incarnation) = self.life;
@@ -277,12 +286,16 @@ impl Process {
         };
         let fails = self.fails();
         for rank in ranks.iter().take(if fails { 1 } else { ranks.len() }) {
-            self.links.insert(*rank, Link { qp, to: None });
+            if !self.keeps(*rank) {
+                self.links.insert(*rank, Link { qp, to: None });
+            }
         }
         if fails {
             return self.failed(number);
         }
-        let offers = ranks.iter().map(|rank| (*rank, vec![qp])).collect();
+        let qp_to = |rank: &Rank| self.links.get(rank).map_or(qp, |link| link.qp);
+        let offers = ranks.iter().map(|rank| (*rank, vec![qp_to(rank)]));
+        let offers = offers.collect();
         Event::Prepared(number, Offers(offers))
     }
 
@@ -291,6 +304,9 @@ impl Process {
         let some = if fails { 1 } else { peers.len() };
         for (card, offers) in peers.into_iter().take(some) {
             let qp = offers[0];
+            if self.keeps(card.rank) {
+                continue;
+            }
             if let Some(link) = self.links.get_mut(&card.rank) {
                 link.to = Some(Target {
                     life: (Rank(qp.qpn & 0xff), Incarnation(qp.qpn >> 8)),
