@@ -3,6 +3,7 @@
 use super::wire::{self, Direction, Hello, Nonce};
 use super::{PROTOCOL_VERSION, StoreError};
 use crate::secret::{Secret, TAG, Tag};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Read, Write};
@@ -149,6 +150,13 @@ impl Channel {
 
     pub(super) fn stream(&self) -> &TcpStream {
         &self.stream
+    }
+
+    /// Whether the other side has closed the connection, or it has failed.
+    pub(super) fn is_over(&self) -> bool {
+        let mut ends = [PollFd::new(&self.stream, PollFlags::RDHUP)];
+        let now = Timespec::default();
+        poll(&mut ends, Some(&now)).is_ok_and(|ended| ended > 0)
     }
 
     pub(super) fn send(&mut self, message: &impl Serialize, by: Instant) -> Result<(), Fault> {

@@ -2,7 +2,6 @@
 
 use super::state::{State, TICK};
 use super::{Changes, Entry, LeaseId, Rendezvous, Revision, StoreError, Swap, check_sizes};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -107,13 +106,14 @@ impl MemStore {
         self.lock().change(act)
     }
 
-    /// What changed, as [`Rendezvous::changes`] says. The wait ends soon after `over` is set.
+    /// What changed, as [`Rendezvous::changes`] says. The wait ends soon after it is `over`,
+    /// which is asked with the store held.
     pub(super) fn changes_unless(
         &self,
         prefix: &str,
         after: Revision,
         limit: Duration,
-        over: &AtomicBool,
+        over: &dyn Fn() -> bool,
     ) -> Changes {
         let deadline = crate::clock::deadline(limit);
         let wake = Arc::new(Condvar::new());
@@ -125,7 +125,7 @@ impl MemStore {
         let changes = loop {
             let changes = contents.state.changes(prefix, after);
             let left = deadline.saturating_duration_since(Instant::now());
-            if !changes.is_empty() || left.is_zero() || over.load(Ordering::SeqCst) {
+            if !changes.is_empty() || left.is_zero() || over() {
                 break changes;
             }
             (contents, _) = wake
@@ -170,7 +170,7 @@ impl Rendezvous for MemStore {
         after: Revision,
         limit: Duration,
     ) -> Result<Changes, StoreError> {
-        Ok(self.changes_unless(prefix, after, limit, &AtomicBool::new(false)))
+        Ok(self.changes_unless(prefix, after, limit, &|| false))
     }
 
     fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {

@@ -6,7 +6,7 @@
 //! | store | a client's process ends | a connection breaks | the serving process ends |
 //! | --- | --- | --- | --- |
 //! | [`MemStore`]: ranks of one process (tests) | - | - | everything ends |
-//! | [`TcpStoreServer`] in rank 0, [`TcpStore`] in the others | noticed within about 10 ms | opened again, leases live on | **the store is gone**: the other ranks go on with the view they have, and no rank can be admitted any more |
+//! | [`TcpStoreServer`] in rank 0, [`TcpStore`] in the others | noticed within about 10 ms, 60 ms if it waits for changes | opened again, leases live on | **the store is gone**: the other ranks go on with the view they have, and no rank can be admitted any more |
 //! | `EtcdStore` (feature `etcd`) | noticed when its lease is over | opened again, leases live on | any rank may end; while etcd is away updates wait, and go on when it is back |
 //!
 //! A store that stands still for a while, with its process or its machine, gives that

@@ -190,7 +190,10 @@ fn serve(stream: TcpStream, peer: SocketAddr, shared: &Shared) {
             Err(fault) => Err(fault),
         };
         match call {
-            Ok(call) => answer = session.answer(call, &shared.store, &shared.stop),
+            Ok(call) => {
+                let over = || shared.stop.load(Ordering::SeqCst) || channel.is_over();
+                answer = session.answer(call, &shared.store, &over);
+            }
             Err(fault) => break fault,
         }
     };

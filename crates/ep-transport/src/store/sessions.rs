@@ -9,7 +9,6 @@
 use super::wire::{Call, Request, Response, Token};
 use super::{LeaseId, MemStore, Rendezvous};
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,8 +35,8 @@ impl Session {
     }
 
     /// Carries out a call, unless it was carried out before and only its answer lost.
-    /// Waits for nothing once the store is `over`.
-    pub(super) fn answer(&self, call: Call, store: &MemStore, over: &AtomicBool) -> Response {
+    /// Waits for nothing once nobody waits for the answer any more (`over`).
+    pub(super) fn answer(&self, call: Call, store: &MemStore, over: &dyn Fn() -> bool) -> Response {
         match call.request {
             Request::Get(key) => store.get(&key).map_or_else(Response::from, Response::Entry),
             Request::Changes(prefix, after, limit) => {
@@ -163,7 +162,7 @@ mod tests {
             id,
             request: Request::Grant(TTL),
         };
-        match session.answer(call, store, &AtomicBool::new(false)) {
+        match session.answer(call, store, &|| false) {
             Response::Lease(lease) => lease,
             other => panic!("{other:?}"),
         }
@@ -175,7 +174,7 @@ mod tests {
         let session = sessions.join(Token([1; 16]));
         let swap = |session: &Session, id, value: &[u8]| {
             let request = Request::Swap("k".into(), None, value.into());
-            session.answer(Call { id, request }, &store, &AtomicBool::new(false))
+            session.answer(Call { id, request }, &store, &|| false)
         };
         let won = Response::Swap(Swap::Won(Revision(1)));
         assert_eq!(swap(&session, 5, b"mine"), won);

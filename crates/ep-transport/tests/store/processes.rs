@@ -58,6 +58,8 @@ fn is_one_of_them() -> bool {
         let lease = client.grant(Duration::from_secs(60)).unwrap();
         client.put("card", b"", Some(lease)).unwrap();
         println!("ready and alive");
+        // As a rank does that has nothing else to do; longer than the other side waits.
+        let _ = client.changes("never", Revision(1), PATIENCE * 3);
         std::thread::sleep(PATIENCE * 3);
     }
     true
@@ -87,7 +89,7 @@ fn the_death_of_a_process_is_seen_at_once() {
     delays.sort();
     println!("deaths seen after {delays:?}");
     // Half of them, since other tests run beside this one.
-    assert!(delays[2] < Duration::from_millis(100), "{delays:?}");
+    assert!(delays[2] < Duration::from_millis(200), "{delays:?}");
 }
 
 #[test]
