@@ -28,11 +28,12 @@ fn main() -> ExitCode {
     if skip {
         eprintln!("skipped: no etcd here (Debian: etcd-server)");
     }
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 8] = [
         ("the_store_on_etcd_conforms", conforms),
         ("etcd_may_be_away_for_a_while", away),
         ("an_etcd_that_hangs_holds_nobody_up", hangs),
         ("deletions_are_heard_of_after_compaction", compacted),
+        ("a_wait_may_be_as_quiet_as_it_likes", quiet),
         ("a_cluster_that_is_not_there_is_named", nobody),
         (
             "an_etcd_that_lost_its_data_is_not_taken_for_the_old_one",
@@ -170,6 +171,17 @@ fn compacted() {
     // The same to somebody who goes on where another has read.
     let same = other.changes("k/", seen.revision, Duration::from_secs(1));
     assert_eq!(same.unwrap(), changes);
+}
+
+fn quiet() {
+    let etcd = Etcd::start();
+    let store = connect(&etcd);
+    let at = store.put("k", b"", None).unwrap();
+    // Longer than etcd bears with somebody who pings too often.
+    let limit = Duration::from_secs(13);
+    let begun = Instant::now();
+    let heard = store.changes("never/", at, limit).unwrap();
+    assert!(heard.changes.is_empty() && begun.elapsed() >= limit);
 }
 
 fn nobody() {

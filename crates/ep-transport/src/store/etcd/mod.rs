@@ -21,8 +21,9 @@ const CONNECT_TIME_OUT: Duration = Duration::from_secs(2);
 const RETRY_PERIOD: Duration = Duration::from_millis(50);
 /// How much longer than its own limit a call may take to come back from the runtime.
 const SLACK: Duration = Duration::from_secs(1);
-/// Pings on a connection that is silent, and how long one may go without an answer.
-const PING: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(3)];
+/// Pings on a connection that is silent, and how long one may go without an answer. By its
+/// defaults etcd closes connections on which they come more often than every 5 seconds.
+const PING: [Duration; 2] = [Duration::from_secs(6), Duration::from_secs(3)];
 /// Largest message that is taken: a page of the largest values, or the names of
 /// 65,536 keys.
 const MAX_MESSAGE: usize = 48 << 20;
