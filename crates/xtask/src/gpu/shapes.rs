@@ -48,39 +48,38 @@ const BARS: [(u32, u32, u32, Dispatch, f64, f64); 7] = [
     (4, 512, 288, Dispatch::Fp8, 364.0, 110.0),
 ];
 
-/// What is timed with `ranks` ranks: what has a bar, and skewed routing.
+/// What is timed with `ranks` ranks: what has a bar with these or with others, skewed
+/// routing, and a large batch.
 pub(super) fn shapes(ranks: u32) -> Vec<Shape> {
-    let with_bar = BARS.iter().filter(|bar| bar.0 == ranks);
-    let mut shapes: Vec<Shape> = with_bar
-        .map(|&(ranks, tokens, experts, dispatch, peer, bar)| Shape {
-            ranks,
-            tokens,
-            experts,
-            dispatch,
-            routing: Routing::Even,
-            peer_us: Some(peer),
-            bar_us: Some(bar),
-        })
-        .collect();
-    let mut add = |tokens, dispatch, routing| {
-        shapes.push(Shape {
-            ranks,
-            tokens,
-            experts: 288,
-            dispatch,
-            routing,
-            peer_us: None,
-            bar_us: None,
-        });
+    let plain = |tokens, experts, dispatch, routing| Shape {
+        ranks,
+        tokens,
+        experts,
+        dispatch,
+        routing,
+        peer_us: None,
+        bar_us: None,
     };
-    if !BARS.iter().any(|bar| bar.0 == ranks) {
-        add(128, Dispatch::Bf16, Routing::Even);
-        add(128, Dispatch::Fp8, Routing::Even);
+    let mut shapes: Vec<Shape> = Vec::new();
+    for &(of, tokens, experts, dispatch, peer, bar) in &BARS {
+        let shape = plain(tokens, experts, dispatch, Routing::Even);
+        let has_bar = BARS
+            .iter()
+            .any(|bar| (bar.0, bar.1, bar.3) == (ranks, tokens, dispatch));
+        if of == ranks {
+            shapes.push(Shape {
+                peer_us: Some(peer),
+                bar_us: Some(bar),
+                ..shape
+            });
+        } else if !has_bar && !shapes.contains(&shape) {
+            shapes.push(shape);
+        }
     }
     for routing in [Routing::Zipf, Routing::FourHot, Routing::OneRank] {
-        add(128, Dispatch::Fp8, routing);
+        shapes.push(plain(128, 288, Dispatch::Fp8, routing));
     }
-    add(4096, Dispatch::Fp8, Routing::Even);
+    shapes.push(plain(4096, 288, Dispatch::Fp8, Routing::Even));
     shapes
 }
 
@@ -96,6 +95,13 @@ mod tests {
         for ranks in [2, 3, 4, 8] {
             let shapes = shapes(ranks);
             assert!(shapes.iter().all(|shape| shape.ranks == ranks));
+            let of = |shape: &Shape| (shape.tokens, shape.dispatch, shape.routing);
+            for (tokens, dispatch) in BARS.map(|bar| (bar.1, bar.3)) {
+                let rows = shapes
+                    .iter()
+                    .filter(|s| of(s) == (tokens, dispatch, Routing::Even));
+                assert_eq!(rows.count(), 1, "{ranks} ranks, {tokens} tokens");
+            }
             for routing in Routing::value_variants() {
                 assert!(shapes.iter().any(|shape| shape.routing == *routing));
             }
