@@ -361,7 +361,7 @@ fn a_peer_that_speaks_another_version_is_named() {
     let error = first.wait_admitted(PATIENCE).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "record all/card/1/1 has version 9, this side understands 5"
+        "record all/card/1/1 has version 9, this side understands 6"
     );
 }
 
