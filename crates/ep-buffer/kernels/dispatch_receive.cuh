@@ -114,32 +114,48 @@ struct Packet {
     }
 };
 
-// Waits until all of a packet and its token's meta lines are there; false if its sender is given up.
-__device__ __forceinline__ bool wait_for_packet(const EpArgs& a, EpLost* lost, const Packet& p, uint64_t epoch, uint32_t tag, const char* meta_from,
-                                                const char* from, int slots, bool tagged, bool few, uint32_t* meta, Segment& u,
-                                                int lane, uint64_t& began) {
-    const int meta_vectors = 8 * a.meta_lines;
+// A packet as far as it was there when it was looked at: its lines and its token's meta lines.
+struct Look {
+    uint4 meta;
+    Segment lines;
+    const char *meta_from, *from;
+    __device__ __forceinline__ Look(const EpArgs& a, const char* half, const Packet& p) {
+        const int place = p.rank * static_cast<int>(a.max_tokens) + p.token;
+        meta_from = half + a.meta_at + static_cast<size_t>(place) * a.meta_lines * 128;
+        from = half + a.rows_at + static_cast<size_t>(place) * a.row_bytes + p.segment * kSlots * kSlotBytes;
+    }
+    __device__ __forceinline__ void load(const EpArgs& a, int slots, uint32_t tag, int lane) {
+        meta = make_uint4(0, 0, 0, tag);
+        if (lane < 8 * static_cast<int>(a.meta_lines)) meta = load_sys(meta_from + lane * 16);
+        load_lines(from, lines, slots, tag, lane);
+    }
+};
+
+// Waits until all of a packet is there; false if its sender is given up. `looked`: it has been
+// looked at once.
+__device__ __forceinline__ bool wait_for_packet(const EpArgs& a, EpLost* lost, Look& look, int rank, uint64_t epoch, uint32_t tag, int slots, bool tagged,
+                                                bool few, bool looked, uint32_t* meta, int lane, uint64_t& began) {
+    bool loaded = true;
 #pragma unroll 1
     for (int polls = 1;; polls++) {
-        bool look = polls == 1 || few;
-        if (!look) {  // The last slot tells: it left last.
-            const uint4 v = load_sys(from + (slots - 1) * kSlotBytes + lane * 16);
-            look = __all_sync(~0u, !tagged || v.w == tag);
+        if (!loaded && !few) {  // The last slot tells: it left last.
+            const uint4 v = load_sys(look.from + (slots - 1) * kSlotBytes + lane * 16);
+            loaded = __all_sync(~0u, !tagged || v.w == tag);
         }
-        if (look) {
-            uint4 m = make_uint4(0, 0, 0, tag);
-            if (lane < meta_vectors) m = load_sys(meta_from + lane * 16);
-            load_lines(from, u, slots, tag, lane);
-            __syncwarp();
-            if (lane < meta_vectors) reinterpret_cast<uint4*>(meta)[lane] = m;
-            __syncwarp();
-            if (__all_sync(~0u, !tagged || m.w == tag) & lines_complete(u, tag, tagged)) return true;
+        if ((polls > 1 || !looked) && (loaded || few)) look.load(a, slots, tag, lane);
+        if (loaded || few) {
+            if (__all_sync(~0u, !tagged || look.meta.w == tag) & lines_complete(look.lines, tag, tagged)) break;
+            loaded = false;
         }
-        if (polls % kPollsPerLook == 0 && __any_sync(~0u, lane == 0 && is_over(a, lost, p.rank, epoch, began))) {
-            if (lane == 0) give_up(a, lost, p.rank, epoch);
+        if (polls % kPollsPerLook == 0 && __any_sync(~0u, lane == 0 && is_over(a, lost, rank, epoch, began))) {
+            if (lane == 0) give_up(a, lost, rank, epoch);
             return false;
         }
     }
+    __syncwarp();
+    if (lane < 8 * static_cast<int>(a.meta_lines)) reinterpret_cast<uint4*>(meta)[lane] = look.meta;
+    __syncwarp();
+    return true;
 }
 
 template <bool FP8, int NT>
@@ -176,8 +192,19 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
                                      : 0;
     }
     __syncthreads();
+    // Wide rows make more packets than there are warps, and pay for being looked at ahead: the
+    // first packet while the counts are summed, others while the one before is stored.
+    constexpr bool kAhead = !FP8;
+    int next = warp * blocks + block;
+    auto looked_at = [&](int i) {
+        const Packet p(a, g, i);
+        Look look(a, mine, p);
+        if (kAhead && p.token < T) look.load(a, g.slots_of(p.segment), o.tag_from(p.rank), lane);
+        return look;
+    };
+    Look ahead = looked_at(next);
     const uint32_t seen = o.active & ~missed;
-    if (seen != o.active) {
+    if (__builtin_expect(seen != o.active, 0)) {
 #pragma unroll 1
         for (int i = tid; i < words; i += NT)
             if (!(seen >> div_by(i, a.magic_count_words) & 1)) space[i] = 0;
@@ -234,9 +261,9 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
     // 2. Packets, token by token, all ranks together.
     const int rows = R * T, first_expert = first_expert_of(a, me), groups = a.hidden / 128;
     uint64_t began = 0;
-    Segment u;
 #pragma unroll 1
-    for (int i = warp * blocks + block;; i += NW * blocks) {
+    for (;;) {
+        const int i = next;
         if (i >= packets) {
             confirm();
             if (i >= packets) break;
@@ -246,14 +273,17 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
         const int from = p.rank * T + p.token, slots = g.slots_of(p.segment), vectors = g.vectors_of(p.segment);
         EpEntry* const entries = reinterpret_cast<EpEntry*>(a.handle_entries) + static_cast<size_t>(from) * K;
         const LaneMap map(lane, slots, vectors);
-        const bool here = p.token < counts.tokens(p.rank) && counts.comes(p.rank, p.token) && wait_for_packet(a, &handle->lost, p, o.epoch, o.tag_from(p.rank), mine + a.meta_at + static_cast<size_t>(from) * a.meta_lines * 128,
-                             mine + a.rows_at + static_cast<size_t>(from) * a.row_bytes + p.segment * kSlots * kSlotBytes, slots,
-                             map.tagged, few, meta, u, lane, began);
+        Look look = ahead;
+        const bool here = p.token < counts.tokens(p.rank) && counts.comes(p.rank, p.token) &&
+                          wait_for_packet(a, &handle->lost, look, p.rank, o.epoch, o.tag_from(p.rank), slots, map.tagged, few, kAhead, meta, lane, began);
+        next += NW * blocks;
+        ahead = looked_at(next);
         confirm();
         if (!here || !(present >> p.rank & 1)) {
             if (p.segment == 0 && lane == 0) entries->row = -1;
             continue;
         }
+        Segment& u = look.lines;
         unpack_lines(u, map.tagged);
         // Lane k looks at choice k of the token.
         int row = -1, expert = 0;

@@ -124,57 +124,51 @@ struct SendSpace {
     }
 };
 
+constexpr int kAheadOfCount = 4;
+
 // Counts of the tokens before `first`, and of all tokens for the destination `counted` (-1:
-// none). A thread takes a token, and all of its choices at once.
-template <int NT>
-__device__ __forceinline__ void count_experts(const EpArgs& a, const SendSpace& s, int first, int last, int counted) {
+// none). A lane of the team takes a choice, and sees by shuffles whether its token has made it
+// before.
+__device__ __forceinline__ void count_experts(const EpArgs& a, const SendSpace& s, int first, int last, int counted, int team) {
     const int lane = threadIdx.x & 31, K = a.top_k, end = counted >= 0 ? static_cast<int>(a.tokens) : last;
     const int first_counted = counted >= 0 ? first_expert_of(a, counted) : 0;
     const uint32_t experts_counted = counted >= 0 ? first_expert_of(a, counted + 1) - first_counted : 0;
+    const int at_once = div_by(32, a.magic_top_k), in_warp = div_by(lane, a.magic_top_k), k = lane - in_warp * K;
+    const int step = team / 32 * at_once;
+    const uint32_t choices = (K < 32 ? (1u << K) - 1 : ~0u) << (in_warp * K);
+    auto choice = [&](int token) { return in_warp < at_once && token < end ? expert_at(a, token * K + k) : -1; };
+    int token = threadIdx.x / 32 * at_once + in_warp, e = choice(token), next[kAheadOfCount];
+#pragma unroll
+    for (int i = 0; i < kAheadOfCount; i++) next[i] = choice(token + (i + 1) * step);
 #pragma unroll 1
-    for (int base = threadIdx.x & ~31; base < end; base += NT) {
-        const int token = base + lane;
-        bool comes = false, twice = false;
+    for (; token - in_warp < end; token += step) {
+        bool again = false;
 #pragma unroll 1
-        for (int k0 = 0; k0 < K; k0 += 8) {
-            int e[8];
-            uint32_t again = 0;
+        for (int d0 = 1; d0 < K; d0 += 7)
 #pragma unroll
-            for (int k = 0; k < 8; k++) e[k] = token < end && k0 + k < K ? expert_at(a, token * K + k0 + k) : -1;
-#pragma unroll
-            for (int k = 1; k < 8; k++)
-#pragma unroll
-                for (int j = 0; j < k; j++) again |= e[j] == e[k] ? 1u << k : 0u;
-#pragma unroll 1
-            for (int j = 0; token < end && j < k0; j++) {
-                const int earlier = expert_at(a, token * K + j);
-#pragma unroll
-                for (int k = 0; k < 8; k++) again |= earlier == e[k] ? 1u << k : 0u;
-            }
-#pragma unroll
-            for (int k = 0; k < 8; k++) {
-                const uint32_t in_counted = static_cast<uint32_t>(e[k] - first_counted);
-                if (e[k] < 0) continue;
-                comes |= in_counted < experts_counted;
-                twice |= again >> k & 1;
-                if (again >> k & 1) continue;
-                if (token < first) atomicAdd(&s.before[e[k]], 1);
-                if (in_counted < experts_counted) atomicAdd(&s.counts[in_counted], 1);
-            }
-        }
+            for (int d = 0; d < 7; d++) again |= __shfl_up_sync(~0u, e, d0 + d) == e && d0 + d <= k;
+        const uint32_t in_counted = static_cast<uint32_t>(e - first_counted);
+        const bool comes = e >= 0 && in_counted < experts_counted;
         const uint32_t present = __ballot_sync(~0u, comes);
-        if (lane == 0 && counted >= 0) s.counts[a.max_local_experts + 1 + base / 32] = present;
-        if (twice) *s.again = 1;
+        if (e >= 0) {
+            if (again) *s.again = 1;
+            if (!again && token < first) atomicAdd(&s.before[e], 1);
+            if (!again && comes) atomicAdd(&s.counts[in_counted], 1);
+        }
+        if (k == 0 && present & choices) atomicOr(&s.counts[a.max_local_experts + 1 + token / 32], 1u << (token & 31));
+        e = next[0];
+#pragma unroll
+        for (int i = 1; i < kAheadOfCount; i++) next[i - 1] = next[i];
+        next[kAheadOfCount - 1] = choice(token + (kAheadOfCount + 1) * step);  // travels meanwhile
     }
 }
 
 // What the own tokens have chosen; `chosen` is this thread's first choice, loaded before.
-template <int NT>
-__device__ __forceinline__ void note_choices(const EpArgs& a, const SendSpace& s, int first, int own, int chosen) {
+__device__ __forceinline__ void note_choices(const EpArgs& a, const SendSpace& s, int first, int own, int chosen, int team) {
     const int K = a.top_k;
 #pragma unroll 1
-    for (int i = threadIdx.x; i < own * K; i += NT) {
-        const int e = i < NT ? chosen : expert_at(a, first * K + i), token = div_by(i, a.magic_top_k), d = e >= 0 ? owner_of(a, e) : 0xff;
+    for (int i = threadIdx.x; i < own * K; i += team) {
+        const int e = i < team ? chosen : expert_at(a, first * K + i), token = div_by(i, a.magic_top_k), d = e >= 0 ? owner_of(a, e) : 0xff;
         s.chosen[i] = e;
         if (e >= 0) atomicOr(&s.owners[token], 1u << d);
         reinterpret_cast<uint8_t*>(a.handle_owners)[(first + token) * a.max_top_k + i - token * K] = static_cast<uint8_t>(d);
@@ -227,11 +221,18 @@ __device__ __forceinline__ void make_meta(const EpArgs& a, const SendSpace& s, i
     }
 }
 
+constexpr int kMetaThreads = 128;
+constexpr uint32_t kFewTokens = 128;
+
+// For the first `threads` threads of a block.
+__device__ __forceinline__ void team_barrier(int threads) { asm volatile("bar.sync 1,%0;" ::"r"(threads) : "memory"); }
+
 template <bool FP8, int NT>
 __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int* space) {
     constexpr int NW = NT / 32;
     const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, b = blockIdx.x, NS = a.senders, R = a.capacity, me = a.me;
     __shared__ Operation o;
+    __shared__ volatile uint32_t table_read;
     const uint32_t tokens = a.tokens;
     const Geometry g(a.dispatch);
     char *image = scratch, *raw = image + slot_vectors(kSlots) * 16 + 64;
@@ -241,9 +242,15 @@ __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int*
     const int counted = b - (NS - R);
 #pragma unroll 1
     for (int i = tid; i < s.zeroed; i += NT) s.before[i] = 0;
+    if (tid == 0) table_read = 0;
     __syncthreads();
     await_previous_kernel();
 
+    // The table first: everybody waits for it.
+    if (warp == NW - 1) {
+        begin_operation(a, o, lane);
+        publish(table_read);
+    }
     // This warp's segments: neighbours on different SMs; the last warps first, since the first ones count.
     int task = (NW - 1 - warp) * NS + b;
     const int tasks = static_cast<int>(tokens) * g.segments;
@@ -260,34 +267,42 @@ __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int*
         if (lane < static_cast<int>(a.top_k)) expert = expert_at(a, token * a.top_k + lane);
     }
 
-    // Counts and meta lines first: they must not queue behind the rows. The table travels meanwhile.
-    if (warp == NW - 1) begin_operation(a, o, lane);
-    count_experts<NT>(a, s, first, last, counted);
-    note_choices<NT>(a, s, first, own, chosen);
-    __syncthreads();
+    // A few warps make the meta lines while the others send rows. Blocks that count for a
+    // destination do that before anything else: no row has a place before its counts are there.
+    // So do all when there are many tokens, of which each block has to count those before its own.
+    const int team = counted >= 0 || tokens > kFewTokens ? NT : kMetaThreads;
+    if (tid < team) {
+        count_experts(a, s, first, last, counted, team);
+        note_choices(a, s, first, own, chosen, team);
+        team_barrier(team);
+        await(table_read);
+        const uint32_t own_tag = o.tags[me], reachable = o.reachable;
+        const uint64_t epoch = o.epoch;
+        if (counted >= 0 && reachable >> counted & 1) {
+            char* const to = half_of(a, counted, epoch) + a.counts_at + static_cast<size_t>(me) * a.count_words * 8;
+#pragma unroll 1
+            for (int i = tid; i < static_cast<int>(a.count_words); i += NT)
+                store_sys64(to + i * 8, static_cast<uint64_t>(own_tag) << 32 | (i == static_cast<int>(a.max_local_experts) ? tokens : s.counts[i]));
+        }
+        if (warp == 0) make_meta(a, s, first, own, lane, weight, own_tag);
+        if (warp == 1)
+#pragma unroll 1
+            for (int i = lane; i < own; i += 32) reinterpret_cast<uint32_t*>(a.handle_sent)[first + i] = s.owners[i] & reachable;
+        team_barrier(team);
+        const int meta_vectors = 8 * a.meta_lines;
+#pragma unroll 1
+        for (int i = warp; i < own; i += team / 32)
+#pragma unroll 1
+            for (uint32_t left = s.owners[i] & reachable; left; left &= left - 1)
+                if (lane < meta_vectors)
+                    store_sys(half_of(a, __ffs(left) - 1, epoch) + a.meta_at +
+                                  static_cast<size_t>(me * a.max_tokens + first + i) * a.meta_lines * 128 + lane * 16,
+                              reinterpret_cast<const uint4*>(s.meta + i * a.meta_lines * 32)[lane]);
+    }
+
+    await(table_read);
     const uint32_t own_tag = o.tags[me], reachable = o.reachable;
     const uint64_t epoch = o.epoch;
-    if (counted >= 0 && reachable >> counted & 1) {
-        char* const to = half_of(a, counted, epoch) + a.counts_at + static_cast<size_t>(me) * a.count_words * 8;
-#pragma unroll 1
-        for (int i = tid; i < static_cast<int>(a.count_words); i += NT)
-            store_sys64(to + i * 8, static_cast<uint64_t>(own_tag) << 32 | (i == static_cast<int>(a.max_local_experts) ? tokens : s.counts[i]));
-    }
-    if (warp == 0) make_meta(a, s, first, own, lane, weight, own_tag);
-    if (warp == 1)
-#pragma unroll 1
-        for (int i = lane; i < own; i += 32) reinterpret_cast<uint32_t*>(a.handle_sent)[first + i] = s.owners[i] & reachable;
-    __syncthreads();
-    const int meta_vectors = 8 * a.meta_lines;
-#pragma unroll 1
-    for (int i = warp; i < own; i += NW)
-#pragma unroll 1
-        for (uint32_t left = s.owners[i] & reachable; left; left &= left - 1)
-            if (lane < meta_vectors)
-                store_sys(half_of(a, __ffs(left) - 1, epoch) + a.meta_at +
-                              static_cast<size_t>(me * a.max_tokens + first + i) * a.meta_lines * 128 + lane * 16,
-                          reinterpret_cast<const uint4*>(s.meta + i * a.meta_lines * 32)[lane]);
-
     Segment u;
 #pragma unroll 1
     for (bool loaded = true; task < tasks; task += NW * NS, loaded = false) {

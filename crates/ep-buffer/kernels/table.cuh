@@ -157,6 +157,17 @@ __device__ __forceinline__ void begin_operation(const EpArgs& a, Operation& o, i
     }
 }
 
+// One warp of a block has written what the others need; they go on without a barrier.
+__device__ __forceinline__ void publish(volatile uint32_t& flag) {
+    __threadfence_block();
+    __syncwarp();
+    flag = 1;
+}
+__device__ __forceinline__ void await(const volatile uint32_t& flag) {
+    while (!flag) {}
+    __threadfence_block();
+}
+
 // Once by a block, when all its warps are through.
 __device__ __forceinline__ void end_operation(const EpArgs& a) {
     EpTable* t = table_of(a);

@@ -20,6 +20,9 @@ pub(crate) struct Args {
     /// Processes, one for each GPU; 2 and 4 by default, as far as there are GPUs
     #[arg(long)]
     ranks: Option<u32>,
+    /// Only configurations with so many tokens
+    #[arg(long)]
+    tokens: Option<u32>,
     /// Write what was measured here, for machines
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -73,7 +76,9 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     );
     println!("{}", table::HEAD);
     let mut rows = Vec::new();
-    for (number, shape) in there.into_iter().flat_map(shapes).enumerate() {
+    let wanted = |shape: &Shape| args.tokens.is_none_or(|tokens| tokens == shape.tokens);
+    let shapes = there.into_iter().flat_map(shapes).filter(wanted);
+    for (number, shape) in shapes.enumerate() {
         let row = measure(
             args,
             shape,
