@@ -122,7 +122,7 @@ impl Config {
         self.ops_per_round
     }
 
-    /// What rows are dispatched as on the host; on GPUs `cuda::Settings` say it.
+    /// What rows are dispatched as.
     #[must_use]
     pub fn dispatch_type(&self) -> DispatchType {
         self.dispatch_type

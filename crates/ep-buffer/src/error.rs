@@ -122,19 +122,6 @@ pub enum EpError {
         /// What it has to be a multiple of.
         multiple: u64,
     },
-    /// Rows that are to be one thing and another.
-    #[cfg(feature = "cuda")]
-    #[error(
-        "{rank}: rows are {config} in the configuration and {settings} in the settings of the GPU"
-    )]
-    DispatchType {
-        /// This rank.
-        rank: Rank,
-        /// What the configuration says.
-        config: crate::rows::DispatchType,
-        /// What the settings of the GPU say.
-        settings: crate::rows::DispatchType,
-    },
     /// Device memory that is too small, or not aligned to 16 bytes.
     #[cfg(feature = "cuda")]
     #[error("{rank}: {what} has {bytes} bytes at {address:#x}; needed are {needed}, aligned to 16")]

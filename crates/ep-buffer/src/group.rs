@@ -1,7 +1,6 @@
 //! What a group needs to know of the buffer that is to be on it.
 
 use crate::config::Config;
-use crate::rows::DispatchType;
 use ep_transport::{GroupConfig, Rank};
 use std::time::Duration;
 
@@ -15,33 +14,21 @@ impl Config {
     /// or dispatch other rows are refused. The caller may change what is left.
     #[must_use]
     pub fn group(&self, rank: Rank) -> GroupConfig {
-        with_rows(self.group_of_any_rows(rank), self.dispatch_type())
-    }
-
-    /// The same for a buffer whose dispatch type is said later, see [`with_rows`].
-    pub(crate) fn group_of_any_rows(&self, rank: Rank) -> GroupConfig {
         let half = (self.decision_time_out() / 2).max(Duration::from_millis(1));
         GroupConfig {
             lanes: self.lanes(),
             ops_per_round: self.ops_per_round().into(),
             update_time_out: UPDATE_TIME_OUT.min(half),
             common: format!(
-                "experts={} hidden={} max_tokens={} max_top_k={}",
+                "experts={} hidden={} max_tokens={} max_top_k={} rows={}",
                 self.experts(),
                 self.hidden(),
                 self.max_tokens(),
-                self.max_top_k()
+                self.max_top_k(),
+                self.dispatch_type()
             ),
             ..GroupConfig::new(rank, self.capacity())
         }
-    }
-}
-
-/// Has ranks that dispatch anything but `rows` refused.
-pub(crate) fn with_rows(group: GroupConfig, rows: DispatchType) -> GroupConfig {
-    GroupConfig {
-        common: format!("{} rows={rows}", group.common),
-        ..group
     }
 }
 
@@ -49,6 +36,7 @@ pub(crate) fn with_rows(group: GroupConfig, rows: DispatchType) -> GroupConfig {
 mod tests {
     use super::*;
     use crate::fp8::ScaleFormat;
+    use crate::rows::DispatchType;
 
     #[test]
     fn buffers_of_other_shapes_do_not_have_the_same_group() {

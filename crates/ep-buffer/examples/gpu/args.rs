@@ -46,7 +46,6 @@ impl Args {
 
     pub(crate) fn settings(&self) -> Settings {
         Settings {
-            dispatch_type: self.common.dispatch.into(),
             sms: self.sms,
             ..Settings::default()
         }

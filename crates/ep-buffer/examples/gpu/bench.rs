@@ -44,7 +44,6 @@ pub(crate) fn run(
     store: &dyn Rendezvous,
 ) -> Result<Timing> {
     let config = rank.buffer.config().clone();
-    let settings = args.settings();
     let me = rank.buffer.rank();
     let meet = |phase: u32| meet(store, &config, me, phase);
     let batches: Vec<Batch> = ranks(&config).map(|r| data.batch(r, 0)).collect();
@@ -70,7 +69,7 @@ pub(crate) fn run(
     let lead = rank.capture(|rank| (0..LEAD).try_for_each(|_| pair(rank)))?;
     let pairs = rank.capture(|rank| (0..layers).try_for_each(|_| pair(rank)))?;
     let dispatches = rank.capture(|rank| (0..layers).try_for_each(|_| rank.dispatch(0)))?;
-    let verify = |rank: &GpuRank| verify(rank, settings.dispatch_type, &reference, data, &batches);
+    let verify = |rank: &GpuRank| verify(rank, config.dispatch_type(), &reference, data, &batches);
     meet(0)?;
     lead.launch()?;
     rank.stream.synchronize()?;
@@ -83,7 +82,7 @@ pub(crate) fn run(
     problem = problem.or(verify(rank)?);
     meet(2)?;
     // Nobody waits for an operation any more: what is pushed may lie on top of it.
-    let [out, back] = bytes_out(&config, settings.dispatch_type, &reference, &batches, me);
+    let [out, back] = bytes_out(&config, config.dispatch_type(), &reference, &batches, me);
     let others = u64::from(config.capacity() - 1).max(1);
     let each = |bytes: u64| (bytes / others).next_multiple_of(16);
     let stream = std::sync::Arc::clone(&rank.stream);
@@ -113,7 +112,7 @@ pub(crate) fn run(
         wire_us,
         launch_us: time(rank, args, None, &nothing)?,
         bytes_moved: out + back,
-        buffer_bytes: EpBuffer::footprint(&config, &settings),
+        buffer_bytes: EpBuffer::footprint(&config),
         verified: problem.is_none(),
         problem,
     })

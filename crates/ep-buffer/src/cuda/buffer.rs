@@ -48,7 +48,6 @@ enum Pending {
 pub struct EpBuffer<F> {
     pub(super) number: u64,
     pub(super) config: Config,
-    pub(super) settings: Settings,
     pub(super) layout: Layout,
     pub(super) sizes: Sizes,
     pub(super) kernels: Kernels,
@@ -65,8 +64,8 @@ pub struct EpBuffer<F> {
 impl EpBuffer<()> {
     /// Bytes of device memory that each rank's window needs, whatever rank it is.
     #[must_use]
-    pub fn footprint(config: &Config, settings: &Settings) -> u64 {
-        Layout::new(config, settings).bytes()
+    pub fn footprint(config: &Config) -> u64 {
+        Layout::new(config).bytes()
     }
 }
 
@@ -80,8 +79,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
         let rank = fabric.rank();
         let device = Arc::clone(fabric.device());
         let cuda = |source| EpError::Cuda { rank, source };
-        let layout = Layout::new(&config, &settings);
-        settings.check(&config, rank)?;
+        let layout = Layout::new(&config);
         let limits = Limits { rank };
         limits.within("capacity", config.capacity(), 1, MAX_RANKS)?;
         limits.within("rank", rank.0, 0, config.capacity() - 1)?;
@@ -131,11 +129,11 @@ impl<F: DeviceFabric> EpBuffer<F> {
         let base = Args {
             report: report.address(),
             expert_tokens: expert_tokens.address(),
-            ..base_args(&config, &settings, &layout, &fabric)
+            ..base_args(&config, &layout, &fabric)
         };
         let buffer = Self {
             number: NEXT_BUFFER.fetch_add(1, Relaxed),
-            sizes: Sizes::new(&config, &settings, rank),
+            sizes: Sizes::new(&config, rank),
             kernels: Kernels::load(&device).map_err(cuda)?,
             report,
             expert_tokens,
@@ -146,7 +144,6 @@ impl<F: DeviceFabric> EpBuffer<F> {
             pending: Pending::Nothing,
             layout,
             config,
-            settings,
             fabric,
         };
         let most = buffer.dispatch_shared(buffer.config.max_tokens(), senders, 384);

@@ -4,7 +4,6 @@ use super::buffer::EpBuffer;
 use super::settings::Settings;
 use crate::config::Config;
 use crate::error::EpError;
-use crate::group::with_rows;
 use ep_transport::cuda::{Device, GpuGroup, TimeOuts};
 use ep_transport::store::Rendezvous;
 use ep_transport::{GroupConfig, Rank};
@@ -24,7 +23,7 @@ impl EpBuffer<GpuGroup> {
     /// Starts a buffer for `rank`; see [`Builder::open`].
     pub fn builder(rank: Rank, config: Config) -> Builder {
         Builder {
-            group: config.group_of_any_rows(rank),
+            group: config.group(rank),
             config,
             settings: Settings::default(),
             ordinal: 0,
@@ -33,7 +32,7 @@ impl EpBuffer<GpuGroup> {
 }
 
 impl Builder {
-    /// What rows are dispatched as, the number of SMs and so on. Default: bf16 on all SMs.
+    /// The number of SMs and so on. Default: all of them.
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
         self
@@ -62,85 +61,30 @@ impl Builder {
     /// settings are out of their limits, the store is away, or a living process holds the rank.
     pub fn open(self, store: Arc<dyn Rendezvous>) -> Result<EpBuffer<GpuGroup>, EpError> {
         let rank = self.group.rank;
-        self.settings.check(&self.config, rank)?;
         let refused = |source| EpError::Cuda { rank, source };
         let device = Device::open(self.ordinal).map_err(refused)?;
-        let bytes = EpBuffer::footprint(&self.config, &self.settings);
+        let bytes = EpBuffer::footprint(&self.config);
         let time_outs = TimeOuts {
             operation: self.config.time_out(),
             decision: self.config.decision_time_out(),
         };
-        let group = self.agreed();
-        let group = GpuGroup::open(&group, &device, bytes, time_outs, store).map_err(|source| {
+        let group = GpuGroup::open(&self.group, &device, bytes, time_outs, store);
+        let group = group.map_err(|source| {
             let source = Box::new(source);
             EpError::Group { rank, source }
         })?;
         EpBuffer::new(self.config, self.settings, group)
-    }
-
-    /// The group's settings, with what all buffers must have in common.
-    fn agreed(&self) -> GroupConfig {
-        with_rows(self.group.clone(), self.settings.dispatch_type)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::{DispatchType, ScaleFormat};
     use ep_transport::store::MemStore;
 
     fn builder() -> Builder {
         let config = Config::builder(2, 8, 256, 16).build().unwrap();
         EpBuffer::builder(Rank(1), config)
-    }
-
-    #[test]
-    fn ranks_that_dispatch_other_rows_do_not_agree() {
-        let types = [
-            DispatchType::Bf16,
-            DispatchType::Fp8(ScaleFormat::F32),
-            DispatchType::Fp8(ScaleFormat::Ue8m0),
-        ];
-        let common = |dispatch_type| {
-            let settings = Settings {
-                dispatch_type,
-                ..Settings::default()
-            };
-            builder().settings(settings).agreed().common
-        };
-        for (i, one) in types.iter().enumerate() {
-            for (j, other) in types.iter().enumerate() {
-                assert_eq!(i == j, common(*one) == common(*other));
-            }
-        }
-    }
-
-    #[test]
-    fn what_does_not_fit_is_refused_before_there_is_a_gpu() {
-        let refused = |hidden, of_config, dispatch_type| {
-            let config = Config::builder(2, 8, hidden, 16).dispatch_type(of_config);
-            let settings = Settings {
-                dispatch_type,
-                ..Settings::default()
-            };
-            let builder = EpBuffer::builder(Rank(1), config.build().unwrap()).settings(settings);
-            let error = builder.device(1 << 20).open(Arc::new(MemStore::new()));
-            error.unwrap_err().to_string()
-        };
-        let (bf16, fp8) = (DispatchType::Bf16, DispatchType::Fp8(ScaleFormat::F32));
-        assert_eq!(
-            refused(264, bf16, fp8),
-            "rank 1: hidden of rows in FP8 is 264, which is not a multiple of 128"
-        );
-        assert_eq!(
-            refused(256, fp8, bf16),
-            "rank 1: rows are fp8 in the configuration and bf16 in the settings of the GPU"
-        );
-        // A configuration that says nothing, or the same.
-        for of_config in [bf16, fp8] {
-            assert_eq!(refused(256, of_config, fp8), "rank 1: the GPU refused");
-        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::fabric::DeviceFabric;
 use super::kernels::Launch;
 use super::layout::{Layout, magic};
 use super::limits::Limits;
-use super::settings::{DispatchType, ScaleFormat, Settings};
+use super::settings::{DispatchType, ScaleFormat};
 use super::tensor::{CombineTensors, DispatchHandle, DispatchTensors, Stream, Tensor, Tokens};
 use crate::config::Config;
 use crate::error::EpError;
@@ -104,7 +104,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
 
     /// Bytes of shared memory of a block of a dispatch.
     pub(super) fn dispatch_shared(&self, tokens: u32, senders: u32, threads: u32) -> u32 {
-        let scratch = match self.settings.dispatch_type {
+        let scratch = match self.config.dispatch_type() {
             DispatchType::Bf16 => 512,
             // Meta lines, the image of a segment, its input.
             DispatchType::Fp8(_) => 512 + 124 * 16 + 64 + 15 * 256,
@@ -135,7 +135,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
         mut args: Args,
         mode: u32,
     ) -> Result<(), EpError> {
-        let fp8 = matches!(self.settings.dispatch_type, DispatchType::Fp8(_));
+        let fp8 = matches!(self.config.dispatch_type(), DispatchType::Fp8(_));
         let kernel = self.kernels.dispatch(fp8, args.tokens);
         args.mode = mode;
         args.senders = match mode {
@@ -171,12 +171,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
     }
 }
 
-pub(super) fn base_args<F: DeviceFabric>(
-    config: &Config,
-    settings: &Settings,
-    layout: &Layout,
-    fabric: &F,
-) -> Args {
+pub(super) fn base_args<F: DeviceFabric>(config: &Config, layout: &Layout, fabric: &F) -> Args {
     let (capacity, experts) = (config.capacity(), config.experts());
     let base_experts = experts / capacity;
     let windows = fabric.windows();
@@ -192,7 +187,7 @@ pub(super) fn base_args<F: DeviceFabric>(
         capacity,
         me: fabric.rank().0,
         incarnation: fabric.incarnation().0,
-        scale_format: match settings.dispatch_type {
+        scale_format: match config.dispatch_type() {
             DispatchType::Fp8(ScaleFormat::Ue8m0) => SCALE_UE8M0,
             _ => SCALE_F32,
         },

@@ -1,7 +1,7 @@
 //! Where things are in a rank's buffer, and how rows are cut.
 
 use super::args::Geometry;
-use super::settings::{DispatchType, Settings};
+use super::settings::DispatchType;
 use crate::config::Config;
 
 /// Slots of a full segment; a slot is what a warp stores at once.
@@ -77,9 +77,9 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    pub(super) fn new(config: &Config, settings: &Settings) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         let combine = Geometry::bf16(config.hidden());
-        let dispatch = match settings.dispatch_type {
+        let dispatch = match config.dispatch_type() {
             DispatchType::Bf16 => combine,
             DispatchType::Fp8(_) => Geometry::fp8(config.hidden()),
         };
@@ -121,6 +121,7 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cuda::ScaleFormat;
 
     #[test]
     fn magic_divides() {
@@ -154,9 +155,9 @@ mod tests {
 
     #[test]
     fn the_buffer_is_small() {
-        let config = Config::builder(4, 288, 7168, 128).build().unwrap();
-        for settings in [Settings::bf16(), Settings::fp8()] {
-            assert!(Layout::new(&config, &settings).bytes() <= 16 << 20);
+        for rows in [DispatchType::Bf16, DispatchType::Fp8(ScaleFormat::F32)] {
+            let config = Config::builder(4, 288, 7168, 128).dispatch_type(rows);
+            assert!(Layout::new(&config.build().unwrap()).bytes() <= 16 << 20);
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Memory of the GPU that callers bring, and that results are put into.
 
 use super::args::{Handle as HandleWords, Report};
-use super::settings::Settings;
 use crate::config::Config;
 use cudarc::driver::{CudaStream, DevicePtr, sys};
 use ep_transport::cuda::{CudaError, Device, DeviceMemory};
@@ -146,11 +145,11 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    pub(super) fn new(config: &Config, settings: &Settings, rank: Rank) -> Self {
+    pub(super) fn new(config: &Config, rank: Rank) -> Self {
         let experts = u64::from(config.placement().local_experts(rank)).max(1);
         let rows = experts * config.rows_per_expert() as u64;
         let hidden = u64::from(config.hidden());
-        let rows_as = settings.dispatch_type;
+        let rows_as = config.dispatch_type();
         Self {
             recv_x: rows * hidden * rows_as.element_bytes(),
             recv_scales: rows * rows_as.scale_bytes(config.hidden()),

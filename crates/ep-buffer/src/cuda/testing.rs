@@ -1,11 +1,10 @@
 //! Several ranks of GPUs in one process, for tests and benchmarks of kernels.
 //!
 //! Ranks are dealt out to the GPUs that there are; those that share one must share its
-//! multiprocessors ([`Settings::sms`]), since their kernels wait for one another.
+//! multiprocessors ([`super::Settings::sms`]), since their kernels wait for one another.
 
 use super::buffer::EpBuffer;
 use super::fabric::DeviceFabric;
-use super::settings::Settings;
 use crate::config::Config;
 use ep_transport::cuda::table::Table;
 use ep_transport::cuda::{
@@ -44,10 +43,10 @@ pub fn device_count() -> u32 {
 ///
 /// # Errors
 /// There is no GPU, or they do not reach one another.
-pub fn cluster(config: &Config, settings: &Settings) -> Result<Vec<Member>, CudaError> {
+pub fn cluster(config: &Config) -> Result<Vec<Member>, CudaError> {
     let capacity = config.capacity();
     let gpus = device_count().max(1);
-    let bytes = EpBuffer::footprint(config, settings);
+    let bytes = EpBuffer::footprint(config);
     let devices = (0..capacity)
         .map(|rank| Device::open(rank % gpus))
         .collect::<Result<Vec<_>, _>>()?;

@@ -28,7 +28,7 @@ fn settings() -> Settings {
     let per_gpu = RANKS.div_ceil(device_count().max(1));
     Settings {
         sms: (per_gpu > 1).then_some(128 / per_gpu),
-        ..Settings::bf16()
+        ..Settings::default()
     }
 }
 
@@ -77,7 +77,7 @@ fn check_sums(rank: &GpuRank, own: &Batch, without: Option<u32>) {
 
 fn on_ranks(run: impl Fn(GpuRank, Batch, &Barrier) + Sync) {
     let (config, settings) = (config(), settings());
-    let members: Vec<Member> = cluster(&config, &settings).unwrap();
+    let members: Vec<Member> = cluster(&config).unwrap();
     let barrier = Barrier::new(members.len());
     std::thread::scope(|scope| {
         for (r, member) in members.into_iter().enumerate() {

@@ -1,11 +1,10 @@
 //! The same tokens on GPUs and on the host.
 
 use crate::rank::{Batch, GpuRank, Received};
-use ep_buffer::Config;
 use ep_buffer::cuda::testing::{cluster, device_count};
 use ep_buffer::cuda::{DispatchType, ScaleFormat, Settings};
-use ep_buffer::fp8;
 use ep_buffer::testing::{Cluster, Network};
+use ep_buffer::{Config, Rows};
 use half::bf16;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -176,10 +175,15 @@ fn on_the_host(config: &Config, batches: &[Batch]) -> Vec<Expected> {
                     let y = y_of(buffer.rank().0, rows, hidden);
                     buffer.combine(&handle, &y, &mut combined).unwrap();
                     let ranges = received.layout_range().iter();
+                    let (x, scales): (&[u8], &[u8]) = match received.rows() {
+                        Rows::Bf16(x) => (bytemuck::cast_slice(x), &[]),
+                        Rows::Fp8(x, scales) => (x, bytemuck::cast_slice(scales)),
+                        Rows::Fp8Ue8m0(x, scales) => (x, scales),
+                    };
                     Expected {
                         received: Received {
-                            x: bytemuck::cast_slice(received.recv_x()).to_vec(),
-                            scales: Vec::new(),
+                            x: x.to_vec(),
+                            scales: scales.to_vec(),
                             count: received.recv_count().to_vec(),
                             src_info: received.src_info().to_vec(),
                             ranges: ranges
@@ -209,11 +213,13 @@ fn check(case: &Case, rank: u32, got: &Received, want: &Received) {
         "rank {rank}: layout_range"
     );
     let rows = (case.ranks * case.tokens) as usize;
-    let hidden = case.hidden as usize;
     let element = match case.dispatch {
         DispatchType::Bf16 => 2,
         _ => 1,
     };
+    let row_bytes = case.hidden as usize * element;
+    // Scales of a group, or of four, lie together for all rows of an expert.
+    let groups = want.scales.len() / 4 / (want.count.len().max(1) * rows);
     for (e, count) in want.count.iter().enumerate() {
         for at in 0..*count as usize {
             let row = e * rows + at;
@@ -221,47 +227,20 @@ fn check(case: &Case, rank: u32, got: &Received, want: &Received) {
                 got.src_info[row], want.src_info[row],
                 "rank {rank}: src_info of {e}, {at}"
             );
-            let bytes = &got.x[row * hidden * element..][..hidden * element];
-            let sent: &[bf16] = bytemuck::cast_slice(&want.x[row * hidden * 2..][..hidden * 2]);
-            match case.dispatch {
-                DispatchType::Fp8(format) => {
-                    check_fp8(format, (e, at, rows), sent, bytes, &got.scales)
-                }
-                _ => assert!(
-                    bytes == bytemuck::cast_slice::<bf16, u8>(sent),
-                    "rank {rank}: row {e}, {at}"
-                ),
+            let bytes = row * row_bytes..(row + 1) * row_bytes;
+            assert!(
+                got.x[bytes.clone()] == want.x[bytes],
+                "rank {rank}: row {e}, {at}"
+            );
+            for g in 0..groups {
+                let word = ((e * groups + g) * rows + at) * 4;
+                assert_eq!(
+                    got.scales[word..word + 4],
+                    want.scales[word..word + 4],
+                    "rank {rank}: scales {g} of row {e}, {at}"
+                );
             }
         }
-    }
-}
-
-fn check_fp8(
-    format: ScaleFormat,
-    (e, at, rows): (usize, usize, usize),
-    sent: &[bf16],
-    bytes: &[u8],
-    scales: &[u8],
-) {
-    let (groups, rest) = sent.as_chunks::<{ fp8::GROUP }>();
-    assert!(rest.is_empty());
-    for (g, channels) in groups.iter().enumerate() {
-        let (scale, want) = fp8::quantize_group(channels, format);
-        let got = match format {
-            ScaleFormat::F32 => {
-                let at = ((e * groups.len() + g) * rows + at) * 4;
-                bytemuck::pod_read_unaligned(&scales[at..at + 4])
-            }
-            ScaleFormat::Ue8m0 => {
-                let at = ((e * groups.len().div_ceil(4) + g / 4) * rows + at) * 4 + g % 4;
-                fp8::from_ue8m0(scales[at])
-            }
-        };
-        assert_eq!(f32::to_bits(got), scale.to_bits(), "scale {e}, {at}, {g}");
-        assert!(
-            bytes[g * fp8::GROUP..][..fp8::GROUP] == want,
-            "row {e}, {at}, {g}"
-        );
     }
 }
 
@@ -270,10 +249,10 @@ fn agree(case: &Case) {
     let per_gpu = case.ranks.div_ceil(gpus);
     let config = Config::builder(case.ranks, case.experts, case.hidden, case.tokens)
         .max_top_k(case.top_k)
+        .dispatch_type(case.dispatch)
         .build()
         .unwrap();
     let settings = Settings {
-        dispatch_type: case.dispatch,
         sms: (per_gpu > 1).then_some(128 / per_gpu),
         ..Settings::default()
     };
@@ -281,7 +260,7 @@ fn agree(case: &Case) {
         .map(|seed| (0..case.ranks).map(|r| batch(case, r, seed)).collect())
         .collect();
     let expected: Vec<_> = rounds.iter().map(|b| on_the_host(&config, b)).collect();
-    let members = cluster(&config, &settings).unwrap();
+    let members = cluster(&config).unwrap();
     let barrier = Barrier::new(members.len());
     std::thread::scope(|scope| {
         for (r, member) in members.into_iter().enumerate() {
