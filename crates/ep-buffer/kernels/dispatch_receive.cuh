@@ -114,48 +114,36 @@ struct Packet {
     }
 };
 
-// A packet as far as it was there when it was looked at: its lines and its token's meta lines.
-struct Look {
-    uint4 meta;
-    Segment lines;
-    const char *meta_from, *from;
-    __device__ __forceinline__ Look(const EpArgs& a, const char* half, const Packet& p) {
-        const int place = p.rank * static_cast<int>(a.max_tokens) + p.token;
-        meta_from = half + a.meta_at + static_cast<size_t>(place) * a.meta_lines * 128;
-        from = half + a.rows_at + static_cast<size_t>(place) * a.row_bytes + p.segment * kSlots * kSlotBytes;
-    }
-    __device__ __forceinline__ void load(const EpArgs& a, int slots, uint32_t tag, int lane) {
-        meta = make_uint4(0, 0, 0, tag);
-        if (lane < 8 * static_cast<int>(a.meta_lines)) meta = load_sys(meta_from + lane * 16);
-        load_lines(from, lines, slots, tag, lane);
-    }
-};
-
-// Waits until all of a packet is there; false if its sender is given up. `looked`: it has been
-// looked at once.
-__device__ __forceinline__ bool wait_for_packet(const EpArgs& a, EpLost* lost, Look& look, int rank, uint64_t epoch, uint32_t tag, int slots, bool tagged,
-                                                bool few, bool looked, uint32_t* meta, int lane, uint64_t& began) {
-    bool loaded = true;
+// Waits until all of a packet and its token's meta lines are there; false if its sender is given
+// up. `LOOKED`: they have been loaded once.
+template <bool LOOKED>
+__device__ __forceinline__ bool wait_for_packet(const EpArgs& a, EpLost* lost, const Packet& p, uint64_t epoch, uint32_t tag, const char* meta_from,
+                                                const char* from, int slots, bool tagged, bool few, uint32_t* meta, uint4& m,
+                                                Segment& u, int lane, uint64_t& began) {
+    const int meta_vectors = 8 * a.meta_lines;
 #pragma unroll 1
     for (int polls = 1;; polls++) {
-        if (!loaded && !few) {  // The last slot tells: it left last.
-            const uint4 v = load_sys(look.from + (slots - 1) * kSlotBytes + lane * 16);
-            loaded = __all_sync(~0u, !tagged || v.w == tag);
+        bool look = polls == 1 || few;
+        if (!look) {  // The last slot tells: it left last.
+            const uint4 v = load_sys(from + (slots - 1) * kSlotBytes + lane * 16);
+            look = __all_sync(~0u, !tagged || v.w == tag);
         }
-        if ((polls > 1 || !looked) && (loaded || few)) look.load(a, slots, tag, lane);
-        if (loaded || few) {
-            if (__all_sync(~0u, !tagged || look.meta.w == tag) & lines_complete(look.lines, tag, tagged)) break;
-            loaded = false;
+        if (look) {
+            if (!LOOKED || polls > 1) {
+                m = make_uint4(0, 0, 0, tag);
+                if (lane < meta_vectors) m = load_sys(meta_from + lane * 16);
+                load_lines(from, u, slots, tag, lane);
+            }
+            __syncwarp();
+            if (lane < meta_vectors) reinterpret_cast<uint4*>(meta)[lane] = m;
+            __syncwarp();
+            if (__all_sync(~0u, !tagged || m.w == tag) & lines_complete(u, tag, tagged)) return true;
         }
-        if (polls % kPollsPerLook == 0 && __any_sync(~0u, lane == 0 && is_over(a, lost, rank, epoch, began))) {
-            if (lane == 0) give_up(a, lost, rank, epoch);
+        if (polls % kPollsPerLook == 0 && __any_sync(~0u, lane == 0 && is_over(a, lost, p.rank, epoch, began))) {
+            if (lane == 0) give_up(a, lost, p.rank, epoch);
             return false;
         }
     }
-    __syncwarp();
-    if (lane < 8 * static_cast<int>(a.meta_lines)) reinterpret_cast<uint4*>(meta)[lane] = look.meta;
-    __syncwarp();
-    return true;
 }
 
 template <bool FP8, int NT>
@@ -163,8 +151,8 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
     constexpr int NW = NT / 32;
     __shared__ Operation operation;
     __shared__ uint32_t missed;
-    __shared__ volatile uint32_t present_agreed, packets_agreed;
-    __shared__ volatile uint32_t decided;
+    __shared__ uint32_t present_agreed, packets_agreed;
+    __shared__ Notice decided;
     const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, R = a.capacity, me = a.me, K = a.max_top_k, T = a.max_tokens;
     const int others = a.mode & EP_MODE_SEND ? a.senders : 0, block = blockIdx.x - others, blocks = gridDim.x - others;
     const Geometry g(a.dispatch);
@@ -175,7 +163,7 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
     if (warp == NW - 1) begin_operation(a, operation, lane);
     if (tid == 0) {
         missed = 0;
-        decided = 0;
+        decided.make();
         if (block == 0) add_relaxed(&table_of(a)->waits.ops, 1);
     }
     __syncthreads();
@@ -192,17 +180,21 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
                                      : 0;
     }
     __syncthreads();
-    // Wide rows make more packets than there are warps, and pay for being looked at ahead: the
+    // Rows in bf16 make more packets than there are warps, and pay for being looked at ahead: the
     // first packet while the counts are summed, others while the one before is stored.
     constexpr bool kAhead = !FP8;
-    int next = warp * blocks + block;
-    auto looked_at = [&](int i) {
+    uint4 meta_ahead;
+    Segment ahead;
+    auto look_ahead = [&](int i) {
         const Packet p(a, g, i);
-        Look look(a, mine, p);
-        if (kAhead && p.token < T) look.load(a, g.slots_of(p.segment), o.tag_from(p.rank), lane);
-        return look;
+        if (p.token >= T) return;
+        const int place = p.rank * T + p.token;
+        const uint32_t tag = o.tag_from(p.rank);
+        meta_ahead = make_uint4(0, 0, 0, tag);
+        if (lane < 8 * static_cast<int>(a.meta_lines)) meta_ahead = load_sys(mine + a.meta_at + static_cast<size_t>(place) * a.meta_lines * 128 + lane * 16);
+        load_lines(mine + a.rows_at + static_cast<size_t>(place) * a.row_bytes + p.segment * kSlots * kSlotBytes, ahead, g.slots_of(p.segment), tag, lane);
     };
-    Look ahead = looked_at(next);
+    if constexpr (kAhead) look_ahead(warp * blocks + block);
     const uint32_t seen = o.active & ~missed;
     if (__builtin_expect(seen != o.active, 0)) {
 #pragma unroll 1
@@ -221,9 +213,8 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
         if (lane == 0) {
             present_agreed = present;
             packets_agreed = counts.most_tokens() * R * g.segments;
-            __threadfence_block();
-            decided = 1;
         }
+        decided.publish(lane);
         // Who is absent does not count from the next operation on, even if only other blocks saw it so.
         if (o.active & ~present & 1u << lane) give_up(a, &handle->lost, lane, o.epoch);
     }
@@ -231,8 +222,7 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
     // Rows of experts may be written, and packets of other ranks than those seen be looked for, from here on only.
     auto confirm = [&] {
         if (confirmed) return;
-        while (!decided) {}
-        __threadfence_block();
+        decided.await();
         present = present_agreed;
         packets = packets_agreed;
         confirmed = true;
@@ -261,9 +251,9 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
     // 2. Packets, token by token, all ranks together.
     const int rows = R * T, first_expert = first_expert_of(a, me), groups = a.hidden / 128;
     uint64_t began = 0;
+    Segment u;
 #pragma unroll 1
-    for (;;) {
-        const int i = next;
+    for (int i = warp * blocks + block;; i += NW * blocks) {
         if (i >= packets) {
             confirm();
             if (i >= packets) break;
@@ -273,17 +263,21 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
         const int from = p.rank * T + p.token, slots = g.slots_of(p.segment), vectors = g.vectors_of(p.segment);
         EpEntry* const entries = reinterpret_cast<EpEntry*>(a.handle_entries) + static_cast<size_t>(from) * K;
         const LaneMap map(lane, slots, vectors);
-        Look look = ahead;
-        const bool here = p.token < counts.tokens(p.rank) && counts.comes(p.rank, p.token) &&
-                          wait_for_packet(a, &handle->lost, look, p.rank, o.epoch, o.tag_from(p.rank), slots, map.tagged, few, kAhead, meta, lane, began);
-        next += NW * blocks;
-        ahead = looked_at(next);
+        uint4 m;
+        if constexpr (kAhead) {
+            m = meta_ahead;
+#pragma unroll
+            for (int q = 0; q < kSlots; q++) u[q] = ahead[q];
+        }
+        const bool here = p.token < counts.tokens(p.rank) && counts.comes(p.rank, p.token) && wait_for_packet<kAhead>(a, &handle->lost, p, o.epoch, o.tag_from(p.rank), mine + a.meta_at + static_cast<size_t>(from) * a.meta_lines * 128,
+                             mine + a.rows_at + static_cast<size_t>(from) * a.row_bytes + p.segment * kSlots * kSlotBytes, slots,
+                             map.tagged, few, meta, m, u, lane, began);
+        if constexpr (kAhead) look_ahead(i + NW * blocks);
         confirm();
         if (!here || !(present >> p.rank & 1)) {
             if (p.segment == 0 && lane == 0) entries->row = -1;
             continue;
         }
-        Segment& u = look.lines;
         unpack_lines(u, map.tagged);
         // Lane k looks at choice k of the token.
         int row = -1, expert = 0;

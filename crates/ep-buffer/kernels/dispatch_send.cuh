@@ -232,7 +232,7 @@ __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int*
     constexpr int NW = NT / 32;
     const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, b = blockIdx.x, NS = a.senders, R = a.capacity, me = a.me;
     __shared__ Operation o;
-    __shared__ volatile uint32_t table_read;
+    __shared__ Notice table_read;
     const uint32_t tokens = a.tokens;
     const Geometry g(a.dispatch);
     char *image = scratch, *raw = image + slot_vectors(kSlots) * 16 + 64;
@@ -242,14 +242,14 @@ __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int*
     const int counted = b - (NS - R);
 #pragma unroll 1
     for (int i = tid; i < s.zeroed; i += NT) s.before[i] = 0;
-    if (tid == 0) table_read = 0;
+    if (tid == 0) table_read.make();
     __syncthreads();
     await_previous_kernel();
 
     // The table first: everybody waits for it.
     if (warp == NW - 1) {
         begin_operation(a, o, lane);
-        publish(table_read);
+        table_read.publish(lane);
     }
     // This warp's segments: neighbours on different SMs; the last warps first, since the first ones count.
     int task = (NW - 1 - warp) * NS + b;
@@ -275,7 +275,7 @@ __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int*
         count_experts(a, s, first, last, counted, team);
         note_choices(a, s, first, own, chosen, team);
         team_barrier(team);
-        await(table_read);
+        table_read.await();
         const uint32_t own_tag = o.tags[me], reachable = o.reachable;
         const uint64_t epoch = o.epoch;
         if (counted >= 0 && reachable >> counted & 1) {
@@ -300,7 +300,7 @@ __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int*
                               reinterpret_cast<const uint4*>(s.meta + i * a.meta_lines * 32)[lane]);
     }
 
-    await(table_read);
+    table_read.await();
     const uint32_t own_tag = o.tags[me], reachable = o.reachable;
     const uint64_t epoch = o.epoch;
     Segment u;

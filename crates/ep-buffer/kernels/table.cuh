@@ -157,16 +157,24 @@ __device__ __forceinline__ void begin_operation(const EpArgs& a, Operation& o, i
     }
 }
 
-// One warp of a block has written what the others need; they go on without a barrier.
-__device__ __forceinline__ void publish(volatile uint32_t& flag) {
-    __threadfence_block();
-    __syncwarp();
-    flag = 1;
-}
-__device__ __forceinline__ void await(const volatile uint32_t& flag) {
-    while (!flag) {}
-    __threadfence_block();
-}
+// What one warp writes for the others of its block, which go on until they need it. To be made
+// before a barrier.
+struct Notice {
+    uint64_t word;
+    __device__ __forceinline__ uint32_t address() { return static_cast<uint32_t>(__cvta_generic_to_shared(&word)); }
+    __device__ __forceinline__ void make() { asm volatile("mbarrier.init.shared::cta.b64 [%0],1;" ::"r"(address()) : "memory"); }
+    // By all lanes of the warp.
+    __device__ __forceinline__ void publish(int lane) {
+        __syncwarp();
+        if (lane == 0) asm volatile("{.reg .b64 s;\nmbarrier.arrive.shared::cta.b64 s,[%0];}" ::"r"(address()) : "memory");
+    }
+    __device__ __forceinline__ void await() {
+        uint32_t done = 0;
+        while (!done)
+            asm volatile("{.reg .pred p;\nmbarrier.test_wait.parity.shared::cta.b64 p,[%1],0;\nselp.u32 %0,1,0,p;}"
+                         : "=r"(done) : "r"(address()) : "memory");
+    }
+};
 
 // Once by a block, when all its warps are through.
 __device__ __forceinline__ void end_operation(const EpArgs& a) {
