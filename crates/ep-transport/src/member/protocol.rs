@@ -174,6 +174,8 @@ pub(crate) struct Protocol {
     /// Since when this rank holds its proposal back for others, and until when.
     gathering: Option<(Duration, Duration)>,
     connections: BTreeMap<Rank, ConnectionState>,
+    /// Of these, the ones that do not serve: few, whatever the size of the group.
+    apart: BTreeSet<Rank>,
     /// Those that are not what they were when this was asked last.
     moved: BTreeSet<Rank>,
     /// Something has changed that others may have to be told of.
@@ -212,6 +214,7 @@ impl Protocol {
             newest_card: Duration::ZERO,
             gathering: None,
             connections: BTreeMap::new(),
+            apart: BTreeSet::new(),
             moved: BTreeSet::new(),
             unsaid: false,
             told: Masked {

@@ -36,6 +36,10 @@ impl Protocol {
         let (state, deed) = before.after(event);
         if state != before {
             self.connections.insert(rank, state);
+            match state {
+                ConnectionState::Serving => self.apart.remove(&rank),
+                _ => self.apart.insert(rank),
+            };
             self.moved.insert(rank);
             self.unsaid = true;
         }
@@ -120,9 +124,8 @@ impl Protocol {
             return Vec::new();
         }
         // Whoever has a card has a connection, in some state.
-        let connections = self.connections.iter();
-        let not_serving = connections.filter(|(_, state)| **state != ConnectionState::Serving);
-        let lives = not_serving.filter_map(|(rank, _)| Some((*rank, *self.view.get(rank)?)));
+        let apart = self.apart.iter();
+        let lives = apart.filter_map(|rank| Some((*rank, *self.view.get(rank)?)));
         lives.filter(|life| self.lives(*life)).collect()
     }
 
