@@ -1,6 +1,10 @@
 //! One survivor in a process of its own, all others in this one: what it does for a change,
 //! with nobody else on its processor's caches and the store's part of the work elsewhere.
 //!
+//! Other ranks of one machine still take its processor's time, caches and memory. How much that
+//! is shows a survivor of the smallest group, while a group of the remaining ranks, which it has
+//! nothing to do with, takes in a process of its own.
+//!
 //! With `valgrind` on the machine its agent's instructions are counted too, which do not
 //! depend on caches, clocks or other load.
 
@@ -24,6 +28,8 @@ pub(crate) const ONLY: &str = "alone";
 /// Where its agent begins, for counting instructions.
 const AGENT: &str = "*ep_transport::member::agent::Agent*::run";
 const CHANGES: u64 = 15;
+/// Ranks of the group beside which another one is put.
+const FEW_RANKS: u32 = 4;
 /// Runs whose difference is what further changes take: what comes before is not counted.
 const FEW_CHANGES: u64 = 4;
 const MANY_CHANGES: u64 = 24;
@@ -34,6 +40,8 @@ pub(crate) struct Alone {
     pub(crate) ranks: u32,
     /// How long its agent ran, in microseconds.
     pub(crate) agent: f64,
+    /// The same for a survivor of the smallest group, with as many ranks on the machine.
+    pub(crate) of_few: f64,
     pub(crate) messages: Messages,
     /// Instructions of its agent; none without valgrind.
     pub(crate) instructions: Option<f64>,
@@ -41,12 +49,15 @@ pub(crate) struct Alone {
 
 pub(crate) fn measure(ranks: u32) -> Alone {
     let exe = std::env::current_exe().unwrap();
-    let mut told = run(Command::new(&exe), ranks, CHANGES);
-    let messages = told.pop().unwrap().1;
+    let agent =
+        |told: &[(Duration, Messages)]| median(told.iter().map(|(ran, _)| ran.as_secs_f64() * 1e6));
+    let told = run(Command::new(&exe), ranks, 0, CHANGES);
+    let of_few = run(Command::new(&exe), FEW_RANKS, ranks - FEW_RANKS, CHANGES);
     Alone {
         ranks,
-        agent: median(told.iter().map(|(ran, _)| ran.as_secs_f64() * 1e6)),
-        messages,
+        agent: agent(&told),
+        of_few: agent(&of_few),
+        messages: told.last().unwrap().1,
         instructions: instructions(&exe, ranks),
     }
 }
@@ -60,7 +71,7 @@ fn instructions(exe: &Path, ranks: u32) -> Option<f64> {
             .arg(format!("--toggle-collect={AGENT}"))
             .arg(format!("--callgrind-out-file={}", out.path().display()))
             .arg(exe);
-        run(valgrind, ranks, changes);
+        run(valgrind, ranks, 0, changes);
         let text = std::fs::read_to_string(out.path()).unwrap();
         let totals = text.lines().find_map(|line| line.strip_prefix("totals: "));
         totals.unwrap().trim().parse::<u64>().unwrap()
@@ -73,8 +84,13 @@ fn instructions(exe: &Path, ranks: u32) -> Option<f64> {
     Some((many - few) as f64 / (MANY_CHANGES - FEW_CHANGES) as f64)
 }
 
-/// Has a survivor started by `command` see that many changes; what each took.
-fn run(command: Command, ranks: u32, changes: u64) -> Vec<(Duration, Messages)> {
+/// Has a survivor started by `command` see that many changes, while as many happen to a group
+/// of `others`; what each took.
+fn run(command: Command, ranks: u32, others: u32, changes: u64) -> Vec<(Duration, Messages)> {
+    let mut beside = (others > 1).then(|| Cluster::open(others));
+    if let Some(beside) = &mut beside {
+        beside.connect_all();
+    }
     let server = TcpStoreServer::bind("127.0.0.1:0").unwrap();
     let mut cluster = Cluster::open_from(1, ranks, server.store());
     let mut survivor = Survivor::start(command, server.address(), ranks);
@@ -83,7 +99,12 @@ fn run(command: Command, ranks: u32, changes: u64) -> Vec<(Duration, Messages)> 
     let mut before = survivor.after(last, cluster.incarnation_of_last());
     let mut told = Vec::new();
     for _ in 0..changes {
-        let cost = cluster.replace(1);
+        let cost = std::thread::scope(|scope| {
+            if let Some(beside) = &mut beside {
+                scope.spawn(|| beside.replace(1));
+            }
+            cluster.replace(1)
+        });
         let now = survivor.after(last, cluster.incarnation_of_last());
         // Attempts that were dropped are another matter.
         if cost.dropped.is_empty() {
@@ -158,14 +179,19 @@ pub(crate) fn survive(store: &str, ranks: &str) {
 pub(crate) fn table(rows: &[Alone]) {
     println!(
         "\nOne survivor in a process of its own, one new process, {LANES} queue pairs:\n\
-         {:>6} {:>10} {:>14} {:>14} {:>6} {:>12}",
-        "ranks", "agent", "instructions", "messages sent", "heard", "bytes heard"
+         {:>6} {:>10} {:>14} {:>14} {:>14} {:>6} {:>12}",
+        "ranks", "agent", "of 4, beside", "instructions", "messages sent", "heard", "bytes heard"
     );
     for row in rows {
         let counted = row.instructions.map_or("-".into(), |n| format!("{n:.0}"));
         println!(
-            "{:>6} {:>7.0} us {counted:>14} {:>14} {:>6} {:>12}",
-            row.ranks, row.agent, row.messages.sent, row.messages.heard, row.messages.bytes
+            "{:>6} {:>7.0} us {:>11.0} us {counted:>14} {:>14} {:>6} {:>12}",
+            row.ranks,
+            row.agent,
+            row.of_few,
+            row.messages.sent,
+            row.messages.heard,
+            row.messages.bytes
         );
     }
 }
