@@ -26,6 +26,8 @@ struct Held {
     leases_end: Arc<AtomicBool>,
     /// Who waits for changes is told that the connection broke.
     no_waits: Arc<AtomicBool>,
+    /// Reading is held up once something is proposed through this.
+    holds_at_proposal: Arc<AtomicBool>,
     /// The times that a reader was willing to wait for changes of cards of one rank.
     waits: Arc<Mutex<Vec<Duration>>>,
 }
@@ -106,6 +108,9 @@ impl Rendezvous for Held {
         expected: Option<Revision>,
         value: &[u8],
     ) -> Result<Swap, StoreError> {
+        if key.contains("/proposal/") && self.holds_at_proposal.swap(false, Ordering::Relaxed) {
+            self.reading.0.lock().unwrap().held = true;
+        }
         self.store.compare_and_swap(key, expected, value)
     }
 
@@ -228,6 +233,38 @@ fn who_reads_very_late_still_learns_that_a_rank_has_died() {
     slow.release_reading();
     stays.wait_alone(PATIENCE).unwrap();
     assert_eq!(losses(&stays), [(Rank(1), LossKind::LeaseEnded)]);
+}
+
+/// What is listed as there tells that a card is gone before the record is read in which its
+/// rank says that it leaves.
+#[test]
+fn who_stops_reading_at_a_proposal_still_learns_that_a_rank_has_left() {
+    let slow = Held::default();
+    let quick = Held {
+        store: slow.store.clone(),
+        ..Held::default()
+    };
+    let [_stays, leaves] = form(3, [&quick, &quick]);
+    slow.holds_at_proposal.store(true, Ordering::Relaxed);
+    let mut newcomer = Group::open(&config(2, 3), REGION, Arc::new(slow.clone())).unwrap();
+    newcomer.announce().unwrap();
+    eventually("a proposal", || slow.reading.0.lock().unwrap().held);
+    leaves.leave().unwrap();
+    eventually("its card's end", || {
+        keys(&slow.store, "ep/all/card/1/").is_empty()
+    });
+    for i in 0..5000 {
+        let key = format!("passing/{i}");
+        slow.store.put(&key, b"", None).unwrap();
+        slow.store.delete(&key).unwrap();
+    }
+    slow.release_reading();
+    let mut lost = Vec::new();
+    eventually("a loss", || {
+        lost.extend(losses(&newcomer));
+        !lost.is_empty()
+    });
+    assert_eq!(lost, [(Rank(1), LossKind::Left)]);
 }
 
 #[test]

@@ -107,3 +107,50 @@ fn attempts_that_were_dropped_do_not_stay_in_the_store() {
         assert!(left <= 12, "{left} of {kind}");
     }
 }
+
+/// A process of another configuration is in the way while it is there.
+#[test]
+fn a_refusal_lasts_as_long_as_its_cause() {
+    let store = MemStore::new();
+    let with = |rank, common: &str| GroupConfig {
+        path: Path::Window,
+        common: common.into(),
+        ..GroupConfig::new(Rank(rank), 2)
+    };
+    let other = open(&with(1, "other"), &store);
+    let mut first = open(&with(0, "ours"), &store);
+    for _ in 0..2 {
+        let error = first.wait_admitted(PATIENCE).unwrap_err();
+        assert!(matches!(error, Error::ConfigMismatch { .. }), "{error}");
+    }
+    drop(other);
+    let deadline = Instant::now() + PATIENCE;
+    // Now it waits again.
+    while !matches!(
+        first.wait_admitted(Duration::ZERO),
+        Err(Error::NotAdmitted { .. })
+    ) {
+        assert!(Instant::now() < deadline, "still refused");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut second = open(&with(1, "ours"), &store);
+    second.wait_admitted(PATIENCE).unwrap();
+    first.wait_admitted(PATIENCE).unwrap();
+}
+
+#[test]
+fn a_proposal_that_nobody_can_read_is_passed_over() {
+    for (garbage, next) in [
+        // Of another version, cut off, and of a rank that there cannot be.
+        (&b"\x05\x00\x00"[..], 2),
+        (b"\x06\x00\x00\x02", 3),
+        (b"\x06\x00\x00\x01\x63\x01\x00\x00", 4),
+    ] {
+        let store = MemStore::new();
+        let _members = members(&store);
+        let key = format!("ep/all/proposal/{next}");
+        store.put(&key, garbage, None).unwrap();
+        let mut newcomer = open(&config(2, LinkLayer::Ethernet), &store);
+        newcomer.wait_admitted(PATIENCE).unwrap();
+    }
+}

@@ -167,9 +167,9 @@ impl Agent {
             }
         }
         if let Some(there) = changes.there {
-            // After the changes: who leaves says so before its card goes.
             for key in self.known.difference(&there).cloned().collect::<Vec<_>>() {
                 self.known.remove(&key);
+                self.hear_farewell(&key, &there);
                 self.hear(&key, None);
             }
         }
@@ -177,31 +177,56 @@ impl Agent {
     }
 
     /// Takes in what has become of a key.
+    /// Who leaves says so before its card goes; that record may be among those that are yet to
+    /// be read when the card is found missing.
+    fn hear_farewell(&mut self, card: &str, there: &BTreeSet<String>) {
+        let path = card.strip_prefix(&self.prefix);
+        let parts: Vec<&str> = path.unwrap_or_default().split('/').collect();
+        let ["all", "card", rank, _] = parts.as_slice() else {
+            return;
+        };
+        let Ok(rank) = rank.parse() else { return };
+        let left = keys::left(&self.prefix, Rank(rank));
+        if there.contains(&left)
+            && !self.known.contains(&left)
+            && let Ok(Some(entry)) = self.store.get(&left)
+        {
+            self.hear(&left, Some(&entry.value));
+        }
+    }
+
     fn hear(&mut self, key: &str, value: Option<&[u8]>) {
         let prefix = self.prefix.clone();
         let Some(path) = key.strip_prefix(&prefix) else {
             return;
         };
         match self.understand(path, value) {
-            Ok(Some(event)) => {
-                let now = self.now();
-                self.protocol.on(event, now);
+            Ok(event) => {
+                self.forgive(key);
+                if let Some(event) = event {
+                    let now = self.now();
+                    self.protocol.on(event, now);
+                }
             }
-            Ok(None) => {}
-            Err(refusal) => self.refuse(refusal),
+            Err(refusal) => self.refuse(key, refusal),
         }
     }
 
     /// A member goes on without what it cannot understand; one that wants to
     /// become a member cannot.
-    fn refuse(&self, refusal: Refusal) {
+    fn refuse(&self, key: &str, refusal: Refusal) {
         let error = Error::from(refusal.clone());
         tracing::warn!(rank = self.me.0, error = %Chain(&error), "record refused");
         if !self.protocol.is_member() {
             self.status.update(|status| {
-                status.refused.get_or_insert(refusal);
+                status.refused.insert(key.to_owned(), refusal);
             });
         }
+    }
+
+    /// What stood under this key is in nobody's way any more.
+    fn forgive(&self, key: &str) {
+        self.status.lock().refused.remove(key);
     }
 
     fn understand(&mut self, path: &str, value: Option<&[u8]>) -> Result<Option<Event>, Refusal> {
@@ -255,10 +280,13 @@ impl Agent {
                 Some(n) => {
                     let oldest = self.oldest.get_or_insert(n);
                     *oldest = n.min(*oldest);
-                    Some(Event::Proposal(
-                        n,
-                        self.records.decode::<Proposal>(path, value)?,
-                    ))
+                    Some(match self.proposal(path, value) {
+                        Ok(proposal) => Event::Proposal(n, proposal),
+                        Err(error) => {
+                            tracing::warn!(rank = self.me.0, error = %Chain(&error), "proposal passed over");
+                            Event::Illegible(n)
+                        }
+                    })
                 }
                 None => None,
             },
@@ -301,6 +329,20 @@ impl Agent {
             },
             _ => None,
         })
+    }
+
+    fn proposal(&self, key: &str, value: &[u8]) -> Result<Proposal, RecordError> {
+        let proposal = self.records.decode::<Proposal>(key, value)?;
+        let capacity = self.control.capacity();
+        let beyond = proposal.everybody().find(|(rank, _)| rank.0 >= capacity);
+        match beyond {
+            Some((rank, _)) => Err(RecordError::Malformed {
+                key: key.to_owned(),
+                bytes: value.len(),
+                what: format!("{rank} is in it, and there are {capacity}"),
+            }),
+            None => Ok(proposal),
+        }
     }
 
     fn check(&self, (rank, incarnation): Life, key: &str, card: &Card) -> Result<(), Refusal> {
@@ -476,7 +518,7 @@ impl Agent {
                             status.view = view;
                             if own {
                                 status.admitted = Some(from);
-                                status.refused = None;
+                                status.refused.clear();
                             }
                         });
                         self.report(MemberEvent::Admitted {
@@ -548,7 +590,7 @@ impl Agent {
         tracing::error!(rank = self.me.0, error = %Chain(&error), "nobody admitted");
         if own {
             self.status.update(|status| {
-                status.refused.get_or_insert(refusal);
+                status.refused.insert(String::new(), refusal);
             });
         }
     }

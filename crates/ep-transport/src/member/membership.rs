@@ -189,8 +189,8 @@ impl Membership {
             if let Some(by) = status.superseded {
                 return Some(Err(Error::Superseded { rank: me, by }));
             }
-            if let Some(refusal) = status.refused.clone() {
-                return Some(Err(refusal.into()));
+            if let Some(refusal) = status.refused.values().next() {
+                return Some(Err(refusal.clone().into()));
             }
             status.admitted.map(Ok)
         });

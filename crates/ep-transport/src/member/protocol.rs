@@ -94,6 +94,8 @@ pub(crate) enum Event {
     /// The data path does not count this life any more.
     Unanswered(Life),
     Proposal(u64, Proposal),
+    /// There is a proposal of this number that nobody can read.
+    Illegible(u64),
     Offers(u64, Rank, Offers),
     /// A rank has connected its links.
     Linked(u64, Rank),
@@ -298,7 +300,17 @@ impl Protocol {
                 }
             }
             Event::Unanswered(life) => self.on_unanswered(life),
-            Event::Proposal(number, proposal) => self.on_proposal(number, proposal, now),
+            Event::Proposal(number, proposal) => {
+                if self.comes_next(number, now) {
+                    let times = (now, self.setup.time_out);
+                    self.attempt = Some(Attempt::new(number, proposal, self.me(), times));
+                    self.look_who_is_gone();
+                }
+            }
+            // It binds nobody; the next one has another number.
+            Event::Illegible(number) => {
+                self.comes_next(number, now);
+            }
             Event::Offers(number, rank, offers) => {
                 if let Some(attempt) = self.current(number) {
                     attempt.offers.insert(rank, offers);
@@ -360,9 +372,10 @@ impl Protocol {
             .filter(|attempt| attempt.number == number)
     }
 
-    fn on_proposal(&mut self, number: u64, proposal: Proposal, now: Duration) {
+    /// Whether a proposal of this number is a new one. It ends the attempt before it.
+    fn comes_next(&mut self, number: u64, now: Duration) -> bool {
         if number <= self.last_number {
-            return;
+            return false;
         }
         self.last_number = number;
         if let Some(mut before) = self.attempt.take() {
@@ -375,9 +388,7 @@ impl Protocol {
             });
             self.conclude(before, now);
         }
-        let times = (now, self.setup.time_out);
-        self.attempt = Some(Attempt::new(number, proposal, self.me(), times));
-        self.look_who_is_gone();
+        true
     }
 
     /// Whether this rank has to hear what everybody answers to the present proposal, all

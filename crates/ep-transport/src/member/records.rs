@@ -226,30 +226,54 @@ pub(crate) struct QpOffer {
 /// A rank in one of its lives.
 pub(crate) type Life = (Rank, Incarnation);
 
-fn ascending<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Life>, D::Error> {
-    let lives = Vec::<Life>::deserialize(from)?;
-    match lives
-        .iter()
-        .zip(&lives[1.min(lives.len())..])
-        .find(|(a, b)| a.0 >= b.0)
-    {
-        Some((before, after)) => Err(D::Error::custom(format!(
-            "{} comes before {}",
-            before.0, after.0
-        ))),
-        None => Ok(lives),
+/// The first two of these that do not ascend.
+fn disorder<T: Ord>(items: &[T]) -> Option<(&T, &T)> {
+    let after = items.iter().skip(1);
+    items.iter().zip(after).find(|(a, b)| a >= b)
+}
+
+/// [`Proposal`] as it is read: whoever wrote it may have had anything in mind.
+#[derive(Deserialize)]
+struct AnyProposal {
+    members: Vec<Life>,
+    joining: Vec<Life>,
+    pairs: Vec<(Rank, Rank)>,
+}
+
+impl TryFrom<AnyProposal> for Proposal {
+    type Error = String;
+
+    fn try_from(any: AnyProposal) -> Result<Self, String> {
+        let ranks = |lives: &[Life]| -> Vec<Rank> { lives.iter().map(|life| life.0).collect() };
+        let (members, joining) = (ranks(&any.members), ranks(&any.joining));
+        if let Some((before, after)) = disorder(&members).or(disorder(&joining)) {
+            return Err(format!("{before} comes before {after}"));
+        }
+        if let Some(rank) = joining
+            .iter()
+            .find(|rank| members.binary_search(rank).is_ok())
+        {
+            return Err(format!("{rank} is a member and is to come in"));
+        }
+        if let Some((a, b)) = any.pairs.iter().find(|(a, b)| a >= b) {
+            return Err(format!("{a} and {b} are a pair"));
+        }
+        Ok(Self {
+            members: any.members,
+            joining: any.joining,
+            pairs: any.pairs,
+        })
     }
 }
 
 /// A change of the membership that somebody would like.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "AnyProposal")]
 pub(crate) struct Proposal {
     /// Members of the last view that are alive and count each other, ascending.
-    #[serde(deserialize_with = "ascending")]
     pub(crate) members: Vec<Life>,
     /// Who is to come in, ascending: newcomers, and members that the others have
     /// lost and that live after all.
-    #[serde(deserialize_with = "ascending")]
     pub(crate) joining: Vec<Life>,
     /// Members that do not count each other any more and are to do so again, the
     /// lower first.

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 pub(crate) struct Status {
     pub(crate) admitted: Option<Epoch>,
     pub(crate) superseded: Option<Incarnation>,
-    /// Why this rank cannot become a member; not set once it is one.
-    pub(crate) refused: Option<Refusal>,
+    /// Why this rank cannot become a member, by the key of what is in its way, as long as that
+    /// is there; nothing once it is one. The empty key is its own admission's.
+    pub(crate) refused: BTreeMap<String, Refusal>,
     /// Members of the view, as far as this rank knows.
     pub(crate) view: Vec<(Rank, Incarnation)>,
     /// Ranks that have said that they have finished.

@@ -87,19 +87,26 @@ fn of_offers_only_the_own_line_is_read() {
 #[test]
 fn a_proposal_out_of_order_is_refused() {
     let lives = |ranks: &[u32]| ranks.iter().map(|r| (Rank(*r), Incarnation(1))).collect();
-    let read = |members: &[u32], joining: &[u32]| {
+    let read = |members: &[u32], joining: &[u32], pairs: &[(u32, u32)]| {
         let proposal = Proposal {
             members: lives(members),
             joining: lives(joining),
-            pairs: Vec::new(),
+            pairs: pairs.iter().map(|(a, b)| (Rank(*a), Rank(*b))).collect(),
         };
         let bytes = plain().encode("all/proposal/1", &proposal).unwrap();
-        plain().decode::<Proposal>("all/proposal/1", &bytes)
+        let read = plain().decode::<Proposal>("all/proposal/1", &bytes);
+        read.map(|read| assert_eq!(read, proposal))
     };
-    assert!(read(&[], &[]).is_ok());
-    assert!(read(&[0, 2], &[1, 3]).is_ok());
-    for (members, joining) in [(&[0, 2, 1][..], &[][..]), (&[], &[3, 3])] {
-        let error = read(members, joining).unwrap_err();
+    assert!(read(&[], &[], &[]).is_ok());
+    assert!(read(&[0, 2], &[1, 3], &[(0, 2)]).is_ok());
+    for (members, joining, pairs) in [
+        (&[0, 2, 1][..], &[][..], &[][..]),
+        (&[], &[3, 3], &[]),
+        (&[0, 1], &[1], &[]),
+        (&[0, 1], &[], &[(1, 0)]),
+        (&[0, 1], &[], &[(1, 1)]),
+    ] {
+        let error = read(members, joining, pairs).unwrap_err();
         assert!(matches!(error, RecordError::Malformed { .. }), "{error}");
     }
 }
