@@ -6,7 +6,8 @@
 //! nothing to do with, takes in a process of its own.
 //!
 //! With `valgrind` on the machine its agent's instructions are counted too, which do not
-//! depend on caches, clocks or other load.
+//! depend on caches and hardly on other load: while it waits it looks up every 50 ms, which is
+//! counted too. What it hears includes the end of the last process and the coming of the next.
 
 use crate::cluster::{AFTERMATH, Cluster, LANES, PATIENCE, REGION, config};
 use crate::counted::{Counted, Messages};

@@ -344,10 +344,13 @@ fn kills(args: &Args, rng: &mut ChaCha8Rng) -> Result<Vec<Kill>> {
     Ok(kills)
 }
 
+/// In fewer steps nobody can be sure to die and to have come back before the others are done.
+const LEAST_STEPS: u64 = 10;
+
 fn kill_at(rank: u32, step: Option<u64>, steps: u64, rng: &mut ChaCha8Rng) -> Result<Kill> {
     ensure!(
-        steps >= 2,
-        "--steps {steps} leaves no step to kill a rank in: at least 2, or --kill none"
+        steps >= LEAST_STEPS,
+        "--steps {steps} are too few for a rank to die and come back in: at least {LEAST_STEPS}, or --kill none"
     );
     // Drawn whatever the flags say, so that one seed means one victim and step.
     // Late enough to have run, early enough that the newcomer has steps to do.
@@ -479,7 +482,7 @@ mod tests {
             ("--kill x", "'x' is no rank"),
             ("--kill 1@y", "'y' is no step number"),
             ("--kill none --kill 1", "--kill none contradicts"),
-            ("--steps 1", "--steps 1 leaves no step"),
+            ("--steps 9", "--steps 9 are too few"),
             ("--lanes 0", "--lanes 0 is out of range"),
             ("--store-port 0", "--store-port 0 is no port"),
             ("--path ib", "ib"),

@@ -27,7 +27,7 @@ fn text(account: &Account) -> String {
         ),
         String::new(),
         format!(
-            "{:<7}{:<18}{:<14}{:<14}{:<12}{:>11}{:>9}{:>10}{:>12}{:>14}",
+            "{:<7}{:<18}{:<14}{:<14}{:<12}{:>11}{:>12}{:>10}{:>12}{:>14}",
             "phase",
             "ranks",
             "joined",
@@ -66,7 +66,7 @@ fn text(account: &Account) -> String {
 
 fn row(number: usize, phase: &PhaseAccount) -> String {
     format!(
-        "{number:<7}{:<18}{:<14}{:<14}{:<12}{:>11}{:>9}{:>10}{:>12}{:>14}",
+        "{number:<7}{:<18}{:<14}{:<14}{:<12}{:>11}{:>12}{:>10}{:>12}{:>14}",
         list(&phase.ranks),
         list(&phase.joined),
         list(&phase.left),
