@@ -176,7 +176,6 @@ impl Agent {
         read
     }
 
-    /// Takes in what has become of a key.
     /// Who leaves says so before its card goes; that record may be among those that are yet to
     /// be read when the card is found missing.
     fn hear_farewell(&mut self, card: &str, there: &BTreeSet<String>) {
@@ -195,6 +194,7 @@ impl Agent {
         }
     }
 
+    /// Takes in what has become of a key.
     fn hear(&mut self, key: &str, value: Option<&[u8]>) {
         let prefix = self.prefix.clone();
         let Some(path) = key.strip_prefix(&prefix) else {
