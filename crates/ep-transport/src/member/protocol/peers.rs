@@ -188,3 +188,50 @@ impl Protocol {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Incarnation;
+    use crate::member::protocol::Setup;
+    use crate::member::records::Proposal;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    /// Few ranks in few lives, so that they meet.
+    fn lives() -> impl Strategy<Value = BTreeMap<Rank, Incarnation>> {
+        let life = (0..12u32, 1..4u32).prop_map(|(rank, life)| (Rank(rank), Incarnation(life)));
+        prop::collection::vec(life, 0..12).prop_map(|lives| lives.into_iter().collect())
+    }
+
+    proptest! {
+        #[test]
+        fn ranks_that_ascend_are_found_as_one_by_one(there in lives(), asked in lives()) {
+            let mut find = ascending(there.iter());
+            for rank in asked.keys() {
+                prop_assert_eq!(find(*rank), there.get(rank));
+            }
+        }
+
+        #[test]
+        fn a_view_becomes_what_was_proposed(view in lives(), members in lives(), joining in lives()) {
+            let mut protocol = Protocol::new(Setup {
+                me: Rank(0),
+                incarnation: Incarnation(1),
+                initial: Vec::new(),
+                alignment: 1,
+                time_out: Duration::from_secs(1),
+            });
+            protocol.view = view;
+            let proposal = Proposal {
+                joining: joining.into_iter().filter(|life| !members.contains_key(&life.0)).collect(),
+                members: members.into_iter().collect(),
+                pairs: Vec::new(),
+            };
+            protocol.take_view(&proposal);
+            let everybody: BTreeMap<Rank, Incarnation> = proposal.everybody().collect();
+            prop_assert_eq!(protocol.view, everybody);
+        }
+    }
+}
