@@ -3,7 +3,7 @@
 //! All ranks are in this process, each with a software NIC, its agent and its lease.
 //! `one` and `four` have that many ranks replaced; `all` connects every queue pair of
 //! every rank, as a system does that rebuilds everything on each change, with the same
-//! code (making the queue pairs is not counted in). Takes some five minutes on two
+//! code (making the queue pairs is not counted in). Takes some three minutes on two
 //! cores, which all ranks share: `time` is of the whole group. What one rank needs is in
 //! the column `agent`: how long its membership agent ran, commands to the NIC included,
 //! whoever else wanted the processor. The last table is of one survivor in a process of its
