@@ -513,6 +513,14 @@ impl Agent {
                 // What waits for this must not wait for the store to be tidied.
                 match self.control.admit(&ranks, from, own) {
                     Ok(from) => {
+                        // Whoever has waited for this finds the event.
+                        self.report(MemberEvent::Admitted {
+                            attempt,
+                            from,
+                            ranks,
+                            own,
+                            at_us: monotonic_us(),
+                        });
                         let view = self.protocol.view().collect();
                         self.status.update(|status| {
                             status.view = view;
@@ -520,13 +528,6 @@ impl Agent {
                                 status.admitted = Some(from);
                                 status.refused.clear();
                             }
-                        });
-                        self.report(MemberEvent::Admitted {
-                            attempt,
-                            from,
-                            ranks,
-                            own,
-                            at_us: monotonic_us(),
                         });
                     }
                     Err(refusal) => self.cannot_admit(refusal, own),
