@@ -55,6 +55,23 @@ impl Held {
         self.reading.1.notify_all();
     }
 
+    /// The same store as another rank sees it.
+    fn for_another(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Has the store forget which keys were ever deleted.
+    fn forget_deletions(&self) {
+        for i in 0..5000 {
+            let key = format!("passing/{i}");
+            self.store.put(&key, b"", None).unwrap();
+            self.store.delete(&key).unwrap();
+        }
+    }
+
     fn waits(&self) -> usize {
         let calls = self.waits.lock().unwrap();
         calls.iter().filter(|limit| !limit.is_zero()).count()
@@ -198,11 +215,8 @@ fn eventually(what: &str, mut done: impl FnMut() -> bool) {
 /// By then the card is gone too, and a store need not say that it ever was.
 #[test]
 fn who_reads_late_still_learns_that_a_rank_has_left() {
-    let (slow, quick) = (Held::default(), Held::default());
-    let quick = Held {
-        store: slow.store.clone(),
-        ..quick
-    };
+    let slow = Held::default();
+    let quick = slow.for_another();
     let [stays, leaves] = form(2, [&slow, &quick]);
     slow.hold_reading();
     leaves.leave().unwrap();
@@ -217,18 +231,11 @@ fn who_reads_late_still_learns_that_a_rank_has_left() {
 #[test]
 fn who_reads_very_late_still_learns_that_a_rank_has_died() {
     let slow = Held::default();
-    let quick = Held {
-        store: slow.store.clone(),
-        ..Held::default()
-    };
+    let quick = slow.for_another();
     let [stays, dies] = form(2, [&slow, &quick]);
     slow.hold_reading();
     drop(dies);
-    for i in 0..5000 {
-        let key = format!("passing/{i}");
-        slow.store.put(&key, b"", None).unwrap();
-        slow.store.delete(&key).unwrap();
-    }
+    slow.forget_deletions();
     assert_eq!(losses(&stays), []);
     slow.release_reading();
     stays.wait_alone(PATIENCE).unwrap();
@@ -240,10 +247,7 @@ fn who_reads_very_late_still_learns_that_a_rank_has_died() {
 #[test]
 fn who_stops_reading_at_a_proposal_still_learns_that_a_rank_has_left() {
     let slow = Held::default();
-    let quick = Held {
-        store: slow.store.clone(),
-        ..Held::default()
-    };
+    let quick = slow.for_another();
     let [_stays, leaves] = form(3, [&quick, &quick]);
     slow.holds_at_proposal.store(true, Ordering::Relaxed);
     let mut newcomer = Group::open(&config(2, 3), REGION, Arc::new(slow.clone())).unwrap();
@@ -253,11 +257,7 @@ fn who_stops_reading_at_a_proposal_still_learns_that_a_rank_has_left() {
     eventually("its card's end", || {
         keys(&slow.store, "ep/all/card/1/").is_empty()
     });
-    for i in 0..5000 {
-        let key = format!("passing/{i}");
-        slow.store.put(&key, b"", None).unwrap();
-        slow.store.delete(&key).unwrap();
-    }
+    slow.forget_deletions();
     slow.release_reading();
     let mut lost = Vec::new();
     eventually("a loss", || {

@@ -196,8 +196,7 @@ impl Agent {
 
     /// Takes in what has become of a key.
     fn hear(&mut self, key: &str, value: Option<&[u8]>) {
-        let prefix = self.prefix.clone();
-        let Some(path) = key.strip_prefix(&prefix) else {
+        let Some(path) = key.strip_prefix(&self.prefix) else {
             return;
         };
         match self.understand(path, value) {
