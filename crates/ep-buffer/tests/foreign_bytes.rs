@@ -49,9 +49,9 @@ fn ranks(out: &DispatchOutput) -> Vec<Rank> {
     out.answered().iter().collect()
 }
 
-#[test]
-fn a_proper_message_is_taken() {
-    let (fake, mut buffer) = Fake::new(&config());
+/// Two tokens of the peer have come as they should.
+fn after_a_proper_message(config: &Config) -> DispatchOutput {
+    let (fake, mut buffer) = Fake::new(config);
     let tokens: [support::fake::Token<'_>; 2] = [(1, &[(0, 1), (1, 0)]), (3, &[(0, 0)])];
     fake.write(Epoch(0), &fake.dispatch(Epoch(0), &tokens, 3.0));
     fake.signal(Epoch(0), Epoch(0), LIFE);
@@ -59,6 +59,12 @@ fn a_proper_message_is_taken() {
     dispatch(&mut buffer, &mut out);
     assert_eq!(ranks(&out), [ME, PEER]);
     assert_eq!(out.recv_count(), [3, 1]);
+    out
+}
+
+#[test]
+fn a_proper_message_is_taken() {
+    let out = after_a_proper_message(&config());
     assert_eq!(out.src_info()[..3], [0, 1, 3]);
     assert_eq!(out.expert_rows(0).unwrap()[HIDDEN], bf16::from_f32(3.0));
 }
@@ -66,14 +72,7 @@ fn a_proper_message_is_taken() {
 #[test]
 fn a_proper_message_in_fp8_is_taken_and_its_padding_is_not() {
     let format = ScaleFormat::Ue8m0;
-    let (fake, mut buffer) = Fake::new(&config_of(DispatchType::Fp8(format)));
-    let tokens: [support::fake::Token<'_>; 2] = [(1, &[(0, 1), (1, 0)]), (3, &[(0, 0)])];
-    fake.write(Epoch(0), &fake.dispatch(Epoch(0), &tokens, 3.0));
-    fake.signal(Epoch(0), Epoch(0), LIFE);
-    let mut out = buffer.dispatch_output().unwrap();
-    dispatch(&mut buffer, &mut out);
-    assert_eq!(ranks(&out), [ME, PEER]);
-    assert_eq!(out.recv_count(), [3, 1]);
+    let out = after_a_proper_message(&config_of(DispatchType::Fp8(format)));
     let Rows::Fp8Ue8m0(bytes, scales) = out.rows() else {
         panic!("{:?}", out.rows());
     };
