@@ -1,54 +1,11 @@
 // Combine. The rank that owns experts sums its rows of a token in fp32, weighted, and returns
 // one bf16 partial sum per token and rank, read where the experts left their outputs; the
-// token's owner adds the partial sums in the order of ranks to its own. First all partial
-// sums for others, then the own tokens.
+// token's owner adds the partial sums in the order of ranks to its own. Partial sums for others
+// go first, since somebody waits for them.
 #pragma once
-#include "lines.cuh"
-#include <cuda_bf16.h>
+#include "rows.cuh"
 
 namespace ep {
-
-struct Sum {
-    float f[kSlots][8];
-    __device__ __forceinline__ void clear() {
-#pragma unroll
-        for (int k = 0; k < kSlots; k++)
-#pragma unroll
-            for (int j = 0; j < 8; j++) f[k][j] = 0.f;
-    }
-    __device__ __forceinline__ void add(const Segment& s) {
-#pragma unroll
-        for (int k = 0; k < kSlots; k++) {
-            const __nv_bfloat162* h = reinterpret_cast<const __nv_bfloat162*>(&s[k]);
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                const float2 v = __bfloat1622float2(h[j]);
-                f[k][2 * j] += v.x;
-                f[k][2 * j + 1] += v.y;
-            }
-        }
-    }
-    __device__ __forceinline__ void add_two(const Segment& s, float w, const Segment& t, float v) {
-#pragma unroll
-        for (int k = 0; k < kSlots; k++) {
-            const __nv_bfloat162 *h = reinterpret_cast<const __nv_bfloat162*>(&s[k]), *i = reinterpret_cast<const __nv_bfloat162*>(&t[k]);
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                const float2 x = __bfloat1622float2(h[j]), y = __bfloat1622float2(i[j]);
-                f[k][2 * j] = fmaf(v, y.x, fmaf(w, x.x, f[k][2 * j]));
-                f[k][2 * j + 1] = fmaf(v, y.y, fmaf(w, x.y, f[k][2 * j + 1]));
-            }
-        }
-    }
-    __device__ __forceinline__ void round(Segment& s) const {
-#pragma unroll
-        for (int k = 0; k < kSlots; k++) {
-            __nv_bfloat162* h = reinterpret_cast<__nv_bfloat162*>(&s[k]);
-#pragma unroll
-            for (int j = 0; j < 4; j++) h[j] = __floats2bfloat162_rn(f[k][2 * j], f[k][2 * j + 1]);
-        }
-    }
-};
 
 // A segment of a token: first those of other ranks' tokens, all ranks together, then the own ones.
 struct Item {
@@ -136,20 +93,34 @@ __device__ __forceinline__ uint32_t add_partials(const EpArgs& a, const Operatio
     return absent;
 }
 
-template <int NT, int B>
+// Cycles for which a warp whose first item is one of its own tokens leaves the memory to those
+// that return sums, which others wait for.
+template <int NT, bool LARGE>
+__device__ constexpr int head_start() { return LARGE ? 6000 : NT == 256 ? 0 : 1500; }
+
+template <int NT, int B, bool LARGE>
 __device__ __forceinline__ void combine(const EpArgs& a) {
     constexpr int NW = NT / 32;
+    extern __shared__ __align__(128) char shared[];
+    __shared__ uint64_t barriers[NW][2];
     __shared__ Operation operation;
+    __shared__ Notice table_read;
     __shared__ uint32_t absent_in_block, fixing;
+    __shared__ int dealt;  // items of a large batch that the block's warps have taken
     const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, b = blockIdx.x, blocks = gridDim.x, R = a.capacity, K = a.max_top_k, me = a.me;
     const Geometry g(a.combine);
     EpHandle* const handle = reinterpret_cast<EpHandle*>(a.handle);
     EpReport* const report = reinterpret_cast<EpReport*>(a.report);
     const EpEntry* const entries = reinterpret_cast<const EpEntry*>(a.handle_entries);
     const bool sending = a.mode & EP_MODE_SEND, receiving = a.mode & EP_MODE_RECEIVE;
-    int step = NW * blocks, first = warp * blocks + b;
-    if (tid == 0) absent_in_block = 0;
+    // Of a large batch some blocks return sums and the others see to the own tokens, so that no
+    // load waits behind stores to NVLink.
+    const int returning = LARGE ? a.senders : blocks;
+    const bool returns = b < returning;
+    const int alike = returns ? returning : blocks - returning, number = returns ? b : b - returning;
+    int step = NW * alike, first = warp * alike + number;
     int others = 0x7fffffff;
+    Rows rows(shared + warp * Rows::kBytes, barriers[warp], lane);
     // Lane k has the k-th row of the item's token here.
     auto entry_of = [&](int i) {
         const Item item(a, g, i, others);
@@ -157,34 +128,67 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
         if (lane < K && item.token < static_cast<int>(a.max_tokens)) e = entries[static_cast<size_t>(item.rank * a.max_tokens + item.token) * K + lane];
         return e;
     };
+    auto count_of = [&](const EpEntry& e) {
+        const int end = __ffs(__ballot_sync(~0u, e.row < 0));
+        return end ? end - 1 : 32;
+    };
+    auto y_of = [&](int segment) { return reinterpret_cast<const char*>(a.y) + segment * g.unit * 16; };
+    auto begin = [&](int i, const EpEntry& e) {
+        const int segment = Item(a, g, i, others).segment;
+        rows.begin(a, e, count_of(e), y_of(segment), g.vectors_of(segment) * 16, lane);
+    };
+    if (tid == 0) {
+        absent_in_block = 0;
+        dealt = NW;
+        table_read.make();
+    }
+    __syncthreads();
     await_previous_kernel();
     // Loaded before the number of items is known: right unless it is an own one.
-    EpEntry current = R > 1 && sending ? entry_of(first) : EpEntry{-1, 0.f}, next;
+    EpEntry current = R > 1 && sending && returns ? entry_of(first) : EpEntry{-1, 0.f}, next;
     const uint32_t present = handle->present;
     const int most_tokens = handle->most_tokens;
-    if (warp == NW - 1) begin_operation(a, operation, lane);
-    __syncthreads();
+    if (warp == NW - 1) {
+        begin_operation(a, operation, lane);
+        table_read.publish();
+    }
+    const int sums = R > 1 ? most_tokens * g.segments * (R - 1) : 0;
+    const bool early = sending && returns && first < sums;
+    if (early) begin(first, current);  // travels while the table is read
+    table_read.await();
     const Operation& o = operation;
     const uint32_t own_tag = o.tag_from(me);
     if (sending && b == 0 && warp == 0 && lane < R && lane != me && o.reachable >> lane & 1)
         store_sys64(half_of(a, lane, o.epoch) + a.hello_at + me * 8, own_tag);
-    others = R > 1 ? most_tokens * g.segments * (R - 1) : 0;
-    const int items = receiving ? others + static_cast<int>(a.tokens) * g.segments : others;
-    if (!sending) first += others;
-    const bool few = items <= step;
-    if (first >= others && first < items) current = entry_of(first);
-    char* const rows = half_of(a, me, o.epoch) + a.rows_at;
+    others = sums;
+    const int all = receiving ? others + static_cast<int>(a.tokens) * g.segments : others;
+    int items = LARGE && returns ? others : all;
+    if (!sending || !returns) first += others;
+    const int dealt_from = first - warp * alike;
+    const bool few = !LARGE && items <= step;
+    char* const partials = half_of(a, me, o.epoch) + a.rows_at;
+    if (first >= others && R > 1 && sending)
+        for (const long long since = clock64(); clock64() - since < head_start<NT, LARGE>();) __nanosleep(20);
+    if (!early && first < items) {
+        current = entry_of(first);
+        begin(first, current);
+    }
     uint32_t left_out = 0;
     uint64_t began = 0;
 #pragma unroll 1
     for (int pass = 0;; pass++) {
 #pragma unroll 1
-        for (int i = first; i < items; i += step) {
+        for (int i = first, following; i < items; i = following) {
+            following = i + step;
+            if (LARGE && !pass) {  // whichever warp comes first
+                if (lane == 0) following = atomicAdd(&dealt, 1);
+                following = dealt_from + alike * __shfl_sync(~0u, following, 0);
+            }
             const Item item(a, g, i, others);
             const int slots = g.slots_of(item.segment);
             const EpEntry e = current;
             const LaneMap map(lane, slots, g.vectors_of(item.segment));
-            if (i + step < items) next = entry_of(i + step);  // travels while this one's rows do
+            if (following < items) next = entry_of(following);  // travels while this one's rows do
             // Of an own token: the ranks that it went to; lane k: the owner of choice k.
             uint32_t sent = 0, owner = 0xff;
             if (item.own) {
@@ -192,37 +196,18 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
                 if (item.segment == 0 && lane < static_cast<int>(a.top_k))
                     owner = reinterpret_cast<const uint8_t*>(a.handle_owners)[item.token * a.max_top_k + lane];
             }
-            const int end = __ffs(__ballot_sync(~0u, e.row < 0)), n = end ? end - 1 : 32;
-            current = next;
-            if (!item.own && (n == 0 || !(o.reachable & present & 1u << item.rank))) continue;
-            if (pass && !(sent & left_out)) continue;  // the first pass must not wait for `sent` here
+            const int n = count_of(e);
             Sum sum;
             sum.clear();
-            const char* const y = reinterpret_cast<const char*>(a.y) + item.segment * g.unit * 16 + map.offset;
-#pragma unroll 1
-            for (int j = 0; j < n; j += 2) {
-                const bool two = j + 1 < n;
-                const int k = two ? j + 1 : j;
-                const int r0 = __shfl_sync(~0u, e.row, j), r1 = __shfl_sync(~0u, e.row, k);
-                const float w0 = __shfl_sync(~0u, e.weight, j), wk = __shfl_sync(~0u, e.weight, k), w1 = two ? wk : 0.f;
-                const char *y0 = y + static_cast<size_t>(r0) * a.hidden * 2, *y1 = y + static_cast<size_t>(r1) * a.hidden * 2;
-                Segment s, t;
-#pragma unroll
-                for (int q = 0; q < kSlots; q++) {
-                    s[q] = make_uint4(0, 0, 0, 0);
-                    if (q < map.count) s[q] = load_input(y0 + q * map.stride);
-                }
-#pragma unroll
-                for (int q = 0; q < kSlots; q++) {
-                    t[q] = make_uint4(0, 0, 0, 0);
-                    if (two && q < map.count) t[q] = load_input(y1 + q * map.stride);
-                }
-                sum.add_two(s, w0, t, w1);
-            }
+            rows.add(a, e, n, y_of(item.segment), g.vectors_of(item.segment) * 16, map, sum, lane);
+            current = next;
+            if (following < items) begin(following, next);
+            if (!item.own && (n == 0 || !(o.reachable & present & 1u << item.rank))) continue;
+            if (pass && !(sent & left_out)) continue;  // the first pass must not wait for `sent` before
             Segment u;
             if (item.own) {
                 const uint32_t need = sent & o.active & ~(1u << me) & ~left_out;
-                const uint32_t absent = add_partials<B>(a, o, report, rows, item.token, item.segment, slots, map.tagged, few, need, sum, lane, began);
+                const uint32_t absent = add_partials<B>(a, o, report, partials, item.token, item.segment, slots, map.tagged, few, need, sum, lane, began);
                 if (absent && lane == 0) atomicOr(&absent_in_block, absent);
                 const uint32_t summed = (need | (sent & 1u << me)) & ~absent;
                 const uint32_t missing = __ballot_sync(~0u, owner != 0xff && !(summed >> (owner & 31) & 1));
@@ -273,7 +258,11 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
         left_out = __ballot_sync(~0u, lane < R && load_sys64(&report->lost.epoch[lane]) == o.epoch + 1);
         first = others + warp;
         step = NW;
-        if (first < items) current = entry_of(first);
+        items = all;
+        if (first < items) {
+            current = entry_of(first);
+            begin(first, current);
+        }
     }
     if (!receiving) {
         __syncthreads();

@@ -95,7 +95,8 @@ __device__ __noinline__ void recount(const EpArgs& a, const Operation& o, Counts
                 v = load_sys64(from + static_cast<size_t>(r * c.stride + i) * 8);
                 if (static_cast<uint32_t>(v >> 32) == tag) break;
             }
-            c.words[r * c.stride + i] = static_cast<int>(static_cast<uint32_t>(v));
+            const uint32_t n = static_cast<uint32_t>(v);
+            c.words[r * c.stride + i] = static_cast<int>(i == c.max_experts ? min(n, a.max_tokens) : n);
         }
     }
     __syncwarp();
@@ -146,7 +147,7 @@ __device__ __forceinline__ bool wait_for_packet(const EpArgs& a, EpLost* lost, c
     }
 }
 
-template <bool FP8, int NT>
+template <bool FP8, int NT, bool LARGE>
 __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, int* space) {
     constexpr int NW = NT / 32;
     __shared__ Operation operation;
@@ -175,14 +176,17 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
 #pragma unroll 1
     for (int i = tid; i < words; i += NT) {
         const int r = div_by(i, a.magic_count_words);
-        space[i] = o.active >> r & 1 ? wait_for_count(a, mine + a.counts_at + static_cast<size_t>(i) * 8, r, o.tag_from(r), o.epoch, &handle->lost, &missed,
-                                                      block == 0 && i == r * counts.stride + counts.max_experts)
-                                     : 0;
+        const bool tokens = i == r * counts.stride + counts.max_experts;
+        const uint32_t n = o.active >> r & 1 ? wait_for_count(a, mine + a.counts_at + static_cast<size_t>(i) * 8, r, o.tag_from(r), o.epoch, &handle->lost,
+                                                              &missed, block == 0 && tokens)
+                                             : 0;
+        space[i] = tokens ? min(n, a.max_tokens) : n;  // what others say must not lead out of the buffer
     }
     __syncthreads();
     // Rows in bf16 make more packets than there are warps, and pay for being looked at ahead: the
-    // first packet while the counts are summed, others while the one before is stored.
-    constexpr bool kAhead = !FP8;
+    // first packet while the counts are summed, others while the one before is stored. Where there
+    // are many more, it gains nothing.
+    constexpr bool kAhead = !FP8 && !LARGE;
     uint4 meta_ahead;
     Segment ahead;
     auto look_ahead = [&](int i) {
@@ -204,7 +208,7 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
     }
     uint32_t present = seen;
     int packets = counts.most_tokens() * R * g.segments;
-    const bool few = packets <= NW * blocks;
+    const bool few = !LARGE && packets <= NW * blocks;
     counts.sum(tid, NT);
     __syncthreads();
     if (warp == 0) {
@@ -214,7 +218,7 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
             present_agreed = present;
             packets_agreed = counts.most_tokens() * R * g.segments;
         }
-        decided.publish(lane);
+        decided.publish();
         // Who is absent does not count from the next operation on, even if only other blocks saw it so.
         if (o.active & ~present & 1u << lane) give_up(a, &handle->lost, lane, o.epoch);
     }
@@ -336,16 +340,16 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
     if (tid == 0) end_operation(a);
 }
 
-template <bool FP8, int NT>
+template <bool FP8, int NT, bool LARGE>
 __device__ __forceinline__ void dispatch(const EpArgs& a) {
     extern __shared__ __align__(128) char shared[];
     char* const scratch = shared + (threadIdx.x >> 5) * scratch_bytes<FP8>();
     int* const space = reinterpret_cast<int*>(shared + NT / 32 * scratch_bytes<FP8>());
     // Sending and receiving blocks apart: what shares an SM with stores to NVLink waits with them.
     if (a.mode & EP_MODE_SEND && blockIdx.x < a.senders)
-        send_tokens<FP8, NT>(a, scratch, space);
+        send_tokens<FP8, NT, LARGE>(a, scratch, space);
     else
-        receive_tokens<FP8, NT>(a, scratch, space);
+        receive_tokens<FP8, NT, LARGE>(a, scratch, space);
 }
 
 }  // namespace ep

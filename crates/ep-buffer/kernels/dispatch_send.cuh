@@ -8,6 +8,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 
+#include "dispatch_count.cuh"
 #include "lines.cuh"
 
 namespace ep {
@@ -16,12 +17,6 @@ template <bool FP8>
 __host__ __device__ constexpr int scratch_bytes() {
     // Meta lines; the image of a segment; its input.
     return 512 + (FP8 ? slot_vectors(kSlots) * 16 + 64 + kSlots * 15 / 4 * 256 : 0);
-}
-
-// Of wider numbers the low 32 bits; what is no expert is no choice.
-__device__ __forceinline__ int expert_at(const EpArgs& a, int i) {
-    const uint32_t e = *reinterpret_cast<const uint32_t*>(a.topk_idx + (static_cast<uint64_t>(i) << a.index_shift));
-    return e < a.experts ? static_cast<int>(e) : -1;
 }
 
 // Loads a segment of a token and brings it into the lanes' order, quantised for FP8: there
@@ -104,132 +99,13 @@ struct Loader {
     }
 };
 
-// Shared memory of a sending block, in words.
-struct SendSpace {
-    uint32_t* meta;    // [own][meta_lines * 32]
-    int* before;       // [experts]: rows of each expert from tokens before the own ones
-    uint32_t* counts;  // [count_words]: what one destination is told
-    uint32_t* owners;  // [own]: ranks that the token goes to
-    uint32_t* again;   // whether a token names an expert twice
-    int* chosen;       // [own][top_k]: experts, -1 for none
-    int zeroed;        // words from `before` on that begin as 0
-    __device__ __forceinline__ SendSpace(const EpArgs& a, int* space, int own) {
-        meta = reinterpret_cast<uint32_t*>(space);
-        before = space + own * a.meta_lines * 32;
-        counts = reinterpret_cast<uint32_t*>(before + a.experts);
-        owners = counts + a.count_words;
-        again = owners + own;
-        chosen = reinterpret_cast<int*>(again + 1);
-        zeroed = a.experts + a.count_words + own + 1;
-    }
-};
-
-constexpr int kAheadOfCount = 4;
-
-// Counts of the tokens before `first`, and of all tokens for the destination `counted` (-1:
-// none). A lane of the team takes a choice, and sees by shuffles whether its token has made it
-// before.
-__device__ __forceinline__ void count_experts(const EpArgs& a, const SendSpace& s, int first, int last, int counted, int team) {
-    const int lane = threadIdx.x & 31, K = a.top_k, end = counted >= 0 ? static_cast<int>(a.tokens) : last;
-    const int first_counted = counted >= 0 ? first_expert_of(a, counted) : 0;
-    const uint32_t experts_counted = counted >= 0 ? first_expert_of(a, counted + 1) - first_counted : 0;
-    const int at_once = div_by(32, a.magic_top_k), in_warp = div_by(lane, a.magic_top_k), k = lane - in_warp * K;
-    const int step = team / 32 * at_once;
-    const uint32_t choices = (K < 32 ? (1u << K) - 1 : ~0u) << (in_warp * K);
-    auto choice = [&](int token) { return in_warp < at_once && token < end ? expert_at(a, token * K + k) : -1; };
-    int token = threadIdx.x / 32 * at_once + in_warp, e = choice(token), next[kAheadOfCount];
-#pragma unroll
-    for (int i = 0; i < kAheadOfCount; i++) next[i] = choice(token + (i + 1) * step);
-#pragma unroll 1
-    for (; token - in_warp < end; token += step) {
-        bool again = false;
-#pragma unroll 1
-        for (int d0 = 1; d0 < K; d0 += 7)
-#pragma unroll
-            for (int d = 0; d < 7; d++) again |= __shfl_up_sync(~0u, e, d0 + d) == e && d0 + d <= k;
-        const uint32_t in_counted = static_cast<uint32_t>(e - first_counted);
-        const bool comes = e >= 0 && in_counted < experts_counted;
-        const uint32_t present = __ballot_sync(~0u, comes);
-        if (e >= 0) {
-            if (again) *s.again = 1;
-            if (!again && token < first) atomicAdd(&s.before[e], 1);
-            if (!again && comes) atomicAdd(&s.counts[in_counted], 1);
-        }
-        if (k == 0 && present & choices) atomicOr(&s.counts[a.max_local_experts + 1 + token / 32], 1u << (token & 31));
-        e = next[0];
-#pragma unroll
-        for (int i = 1; i < kAheadOfCount; i++) next[i - 1] = next[i];
-        next[kAheadOfCount - 1] = choice(token + (kAheadOfCount + 1) * step);  // travels meanwhile
-    }
-}
-
-// What the own tokens have chosen; `chosen` is this thread's first choice, loaded before.
-__device__ __forceinline__ void note_choices(const EpArgs& a, const SendSpace& s, int first, int own, int chosen, int team) {
-    const int K = a.top_k;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < own * K; i += team) {
-        const int e = i < team ? chosen : expert_at(a, first * K + i), token = div_by(i, a.magic_top_k), d = e >= 0 ? owner_of(a, e) : 0xff;
-        s.chosen[i] = e;
-        if (e >= 0) atomicOr(&s.owners[token], 1u << d);
-        reinterpret_cast<uint8_t*>(a.handle_owners)[(first + token) * a.max_top_k + i - token * K] = static_cast<uint8_t>(d);
-    }
-}
-
-// An expert that a token names again is sent once, with the sum of the weights.
-__device__ __noinline__ int merge(const int* chosen, const float* weights, int k, int top_k, float& weight) {
-    const int e = chosen[k];
-    for (int j = 0; j < k; j++)
-        if (chosen[j] == e) return -1;
-    for (int j = k + 1; j < top_k; j++)
-        if (chosen[j] == e) weight += weights[j];
-    return e;
-}
-
-// One warp: which row of its expert each choice is, and the meta lines.
-__device__ __forceinline__ void make_meta(const EpArgs& a, const SendSpace& s, int first, int own, int lane, float weight, uint32_t own_tag) {
-    const int K = a.top_k, words = a.meta_lines * 32;
-    const float* weights = reinterpret_cast<const float*>(a.topk_weights);
-    const bool again = *s.again;
-#pragma unroll 1
-    for (int i0 = 0; i0 < own * K; i0 += 32) {
-        const int i = i0 + lane, token = div_by(i, a.magic_top_k), k = i - token * K;
-        const bool in = i < own * K;
-        int e = in ? s.chosen[i] : -1;
-        float w = weight;
-        if (i0 && in) w = weights[first * K + i];
-        if (again && e >= 0) e = merge(s.chosen + token * K, weights + (first + token) * K, k, K, w);
-        const uint32_t same = __match_any_sync(~0u, e);
-        const int lower = __popc(same & ((1u << lane) - 1)), before = e >= 0 ? s.before[e] : 0;
-        __syncwarp();
-        uint32_t entry = ~0u;
-        if (e >= 0) {
-            entry = e | (before + lower) << 16;
-            if (lower == 0) s.before[e] = before + __popc(same);
-        }
-        __syncwarp();
-        if (!in) continue;
-        uint32_t* m = s.meta + token * words;
-        m[meta_word(1 + 2 * k)] = entry;
-        m[meta_word(2 + 2 * k)] = __float_as_uint(w);
-        if (k == 0) {
-            m[0] = first + token;
-#pragma unroll 1
-            for (int j = K; j < static_cast<int>(a.max_top_k); j++) m[meta_word(1 + 2 * j)] = ~0u;
-#pragma unroll 1
-            for (int j = 0; j < static_cast<int>(a.meta_lines); j++) m[j * 32 + 31] = own_tag;
-        }
-    }
-}
-
-constexpr int kMetaThreads = 128;
-constexpr uint32_t kFewTokens = 128;
-
 // For the first `threads` threads of a block.
 __device__ __forceinline__ void team_barrier(int threads) { asm volatile("bar.sync 1,%0;" ::"r"(threads) : "memory"); }
 
-template <bool FP8, int NT>
+template <bool FP8, int NT, bool LARGE>
 __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int* space) {
     constexpr int NW = NT / 32;
+    constexpr bool kAhead = LARGE;  // a warp has other segments to load while it stores one
     const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, b = blockIdx.x, NS = a.senders, R = a.capacity, me = a.me;
     __shared__ Operation o;
     __shared__ Notice table_read;
@@ -249,7 +125,7 @@ __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int*
     // The table first: everybody waits for it.
     if (warp == NW - 1) {
         begin_operation(a, o, lane);
-        table_read.publish(lane);
+        table_read.publish();
     }
     // This warp's segments: neighbours on different SMs; the last warps first, since the first ones count.
     int task = (NW - 1 - warp) * NS + b;
@@ -269,10 +145,12 @@ __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int*
 
     // A few warps make the meta lines while the others send rows. Blocks that count for a
     // destination do that before anything else: no row has a place before its counts are there.
-    // So do all when there are many tokens, of which each block has to count those before its own.
-    const int team = counted >= 0 || tokens > kFewTokens ? NT : kMetaThreads;
+    const int team = counted >= 0 ? NT : LARGE ? 256 : 128;
     if (tid < team) {
-        count_experts(a, s, first, last, counted, team);
+        if constexpr (LARGE)
+            count_tokens(a, s, first, last, counted, team);
+        else
+            count_choices(a, s, first, last, counted, team);
         note_choices(a, s, first, own, chosen, team);
         team_barrier(team);
         table_read.await();
@@ -303,15 +181,16 @@ __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int*
     table_read.await();
     const uint32_t own_tag = o.tags[me], reachable = o.reachable;
     const uint64_t epoch = o.epoch;
+    auto take = [&] {
+        token = div_by(task, g.magic);
+        segment = task - token * g.segments;
+        loader.issue(a, g, token, segment, lane, raw);
+        expert = lane < static_cast<int>(a.top_k) ? expert_at(a, token * a.top_k + lane) : -1;
+    };
     Segment u;
 #pragma unroll 1
-    for (bool loaded = true; task < tasks; task += NW * NS, loaded = false) {
-        if (!loaded) {
-            token = div_by(task, g.magic);
-            segment = task - token * g.segments;
-            loader.issue(a, g, token, segment, lane, raw);
-            expert = lane < static_cast<int>(a.top_k) ? expert_at(a, token * a.top_k + lane) : -1;
-        }
+    for (bool loaded = true; task < tasks; loaded = kAhead) {
+        if (!loaded) take();
         const int slots = g.slots_of(segment);
         const LaneMap map(lane, slots, g.vectors_of(segment));
         loader.finish(a, g, segment, lane, raw, image, map, u);
@@ -319,14 +198,14 @@ __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int*
         // Begin at another destination for each segment: the links are loaded evenly.
         int d = token + segment;
         d += me - div_by(d, a.magic_capacity) * R;
+        const size_t place = a.rows_at + static_cast<size_t>(me * a.max_tokens + token) * a.row_bytes + segment * kSlots * kSlotBytes;
+        task += NW * NS;
+        if (kAhead && task < tasks) take();  // travels while this one is stored
 #pragma unroll 1
         for (int q = 0; q < R; q++) {
             if (++d >= me + R) d = me;
             const int rank = d >= R ? d - R : d;
-            if (to >> rank & 1)
-                store_lines(half_of(a, rank, epoch) + a.rows_at +
-                                static_cast<size_t>(me * a.max_tokens + token) * a.row_bytes + segment * kSlots * kSlotBytes,
-                            u, slots, own_tag, lane, map.tagged);
+            if (to >> rank & 1) store_lines(half_of(a, rank, epoch) + place, u, slots, own_tag, lane, map.tagged);
         }
     }
     __syncthreads();

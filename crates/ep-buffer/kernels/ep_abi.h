@@ -258,7 +258,8 @@ struct EpArgs {
   uint32_t local_experts;
   /// Experts of the rank with the most.
   uint32_t max_local_experts;
-  /// Blocks that send in a dispatch that both sends and receives, or all of one that only sends.
+  /// Blocks that send in a dispatch or in the combine of a large batch: some in an operation
+  /// that both sends and receives, all in one that only sends, none in one that only receives.
   uint32_t senders;
   /// For dividing by `capacity`.
   uint32_t magic_capacity;

@@ -162,12 +162,9 @@ __device__ __forceinline__ void begin_operation(const EpArgs& a, Operation& o, i
 struct Notice {
     uint64_t word;
     __device__ __forceinline__ uint32_t address() { return static_cast<uint32_t>(__cvta_generic_to_shared(&word)); }
-    __device__ __forceinline__ void make() { asm volatile("mbarrier.init.shared::cta.b64 [%0],1;" ::"r"(address()) : "memory"); }
-    // By all lanes of the warp.
-    __device__ __forceinline__ void publish(int lane) {
-        __syncwarp();
-        if (lane == 0) asm volatile("{.reg .b64 s;\nmbarrier.arrive.shared::cta.b64 s,[%0];}" ::"r"(address()) : "memory");
-    }
+    __device__ __forceinline__ void make() { asm volatile("mbarrier.init.shared::cta.b64 [%0],32;" ::"r"(address()) : "memory"); }
+    // By all lanes of the warp, each for what it wrote.
+    __device__ __forceinline__ void publish() { asm volatile("{.reg .b64 s;\nmbarrier.arrive.shared::cta.b64 s,[%0];}" ::"r"(address()) : "memory"); }
     __device__ __forceinline__ void await() {
         uint32_t done = 0;
         while (!done)

@@ -172,7 +172,8 @@ pub struct Args {
     pub local_experts: u32,
     /// Experts of the rank with the most.
     pub max_local_experts: u32,
-    /// Blocks that send in a dispatch that both sends and receives, or all of one that only sends.
+    /// Blocks that send in a dispatch or in the combine of a large batch: some in an operation
+    /// that both sends and receives, all in one that only sends, none in one that only receives.
     pub senders: u32,
     /// For dividing by `capacity`.
     pub magic_capacity: u32,

@@ -146,7 +146,9 @@ impl<F: DeviceFabric> EpBuffer<F> {
             config,
             fabric,
         };
-        let most = buffer.dispatch_shared(buffer.config.max_tokens(), senders, 384);
+        let tokens = buffer.config.max_tokens();
+        let threads = buffer.dispatch_kernel(tokens).threads;
+        let most = buffer.dispatch_shared(tokens, senders, threads);
         limits.within("shared memory of a block", most, 0, MAX_SHARED_BYTES)?;
         Ok(buffer)
     }

@@ -3,7 +3,7 @@
 use super::args::Args;
 use cudarc::driver::sys;
 use ep_transport::cuda::{CudaError, Device};
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
 
 /// Made by `cargo xtask kernels` from the sources beside it.
@@ -13,6 +13,8 @@ static BINARY: &[u8] = include_bytes!("../../kernels/ep.fatbin");
 pub(super) const MAX_SHARED_BYTES: u32 = 200 << 10;
 /// Batches of up to so many tokens run with fewer threads, which start sooner.
 const SMALL_BATCH: u32 = 16;
+/// Batches of more tokens run with kernels that have work for each warp many times over.
+const MIDDLING_BATCH: u32 = 128;
 
 type Module = *mut c_void;
 type Function = *mut c_void;
@@ -40,19 +42,20 @@ pub(super) struct Kernel {
     pub(super) threads: u32,
 }
 
-/// A kernel for small batches and one for large ones.
+/// A kernel each for small, middling and large batches.
 #[derive(Clone, Copy, Debug)]
-struct Pair {
+struct Sizes {
     small: Kernel,
+    middling: Kernel,
     large: Kernel,
 }
 
-impl Pair {
+impl Sizes {
     fn of(&self, tokens: u32) -> Kernel {
-        if tokens <= SMALL_BATCH {
-            self.small
-        } else {
-            self.large
+        match tokens {
+            0..=SMALL_BATCH => self.small,
+            _ if tokens <= MIDDLING_BATCH => self.middling,
+            _ => self.large,
         }
     }
 }
@@ -63,10 +66,10 @@ pub(super) struct Kernels {
     device: Arc<Device>,
     module: Module,
     launch: LaunchKernel,
-    dispatch_bf16: Pair,
-    dispatch_fp8: Pair,
-    combine_one: Pair,
-    combine_many: Pair,
+    dispatch_bf16: Sizes,
+    dispatch_fp8: Sizes,
+    combine_one: Sizes,
+    combine_many: Sizes,
     push: Kernel,
     nothing: Kernel,
 }
@@ -103,7 +106,7 @@ impl Kernels {
         // waiting for it. Drivers before 12.4 always load at once.
         // SAFETY: as above.
         let load_now = unsafe { driver.function::<Now>("cuFuncLoad") }.ok();
-        let kernel = |name: &'static std::ffi::CStr, threads| {
+        let kernel = |name: &'static CStr, threads| {
             let mut function = std::ptr::null_mut();
             // SAFETY: the module is loaded; `function` is written during the call.
             unsafe {
@@ -118,17 +121,36 @@ impl Kernels {
             }
             Ok(Kernel { function, threads })
         };
-        let pair = |small, large, threads| {
-            Ok(Pair {
-                small: kernel(small, 256)?,
-                large: kernel(large, threads)?,
+        let sizes = |[small, middling, large]: [&'static CStr; 3], threads: [u32; 3]| {
+            Ok(Sizes {
+                small: kernel(small, threads[0])?,
+                middling: kernel(middling, threads[1])?,
+                large: kernel(large, threads[2])?,
             })
         };
+        let dispatch = |names| sizes(names, [256, 384, 512]);
+        let combine = |names| sizes(names, [256, 512, 512]);
         Ok(Self {
-            dispatch_bf16: pair(c"ep_dispatch_bf16_256", c"ep_dispatch_bf16_384", 384)?,
-            dispatch_fp8: pair(c"ep_dispatch_fp8_256", c"ep_dispatch_fp8_384", 384)?,
-            combine_one: pair(c"ep_combine_1_256", c"ep_combine_1_512", 512)?,
-            combine_many: pair(c"ep_combine_2_256", c"ep_combine_2_512", 512)?,
+            dispatch_bf16: dispatch([
+                c"ep_dispatch_bf16_small",
+                c"ep_dispatch_bf16_middling",
+                c"ep_dispatch_bf16_large",
+            ])?,
+            dispatch_fp8: dispatch([
+                c"ep_dispatch_fp8_small",
+                c"ep_dispatch_fp8_middling",
+                c"ep_dispatch_fp8_large",
+            ])?,
+            combine_one: combine([
+                c"ep_combine_1_small",
+                c"ep_combine_1_middling",
+                c"ep_combine_1_large",
+            ])?,
+            combine_many: combine([
+                c"ep_combine_2_small",
+                c"ep_combine_2_middling",
+                c"ep_combine_2_large",
+            ])?,
             push: kernel(c"ep_push", 512)?,
             nothing: kernel(c"ep_nothing", 512)?,
             device: Arc::clone(device),

@@ -1,15 +1,18 @@
 //! From checked arguments to a kernel on a stream.
 
-use super::args::{Args, MODE_SEND, SCALE_F32, SCALE_UE8M0};
+use super::args::{Args, MODE_RECEIVE, MODE_SEND, SCALE_F32, SCALE_UE8M0};
 use super::buffer::EpBuffer;
 use super::fabric::DeviceFabric;
-use super::kernels::Launch;
+use super::kernels::{Kernel, Launch};
 use super::layout::{Layout, magic};
 use super::limits::Limits;
 use super::settings::{DispatchType, ScaleFormat};
 use super::tensor::{CombineTensors, DispatchHandle, DispatchTensors, Stream, Tensor, Tokens};
 use crate::config::Config;
 use crate::error::EpError;
+
+/// Shared memory that each warp of a combine needs: parts of four rows.
+const COMBINE_BYTES_PER_WARP: u32 = 4 * 2048;
 
 impl<F: DeviceFabric> EpBuffer<F> {
     pub(super) fn dispatch_args(
@@ -118,6 +121,11 @@ impl<F: DeviceFabric> EpBuffer<F> {
         threads / 32 * scratch + 4 * sending.max(receiving) + 256
     }
 
+    pub(super) fn dispatch_kernel(&self, tokens: u32) -> Kernel {
+        let fp8 = matches!(self.config.dispatch_type(), DispatchType::Fp8(_));
+        self.kernels.dispatch(fp8, tokens)
+    }
+
     pub(super) fn plain(&self, stream: Stream) -> Launch {
         Launch {
             blocks: self.sms,
@@ -135,8 +143,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
         mut args: Args,
         mode: u32,
     ) -> Result<(), EpError> {
-        let fp8 = matches!(self.config.dispatch_type(), DispatchType::Fp8(_));
-        let kernel = self.kernels.dispatch(fp8, args.tokens);
+        let kernel = self.dispatch_kernel(args.tokens);
         args.mode = mode;
         args.senders = match mode {
             MODE_SEND => self.sms,
@@ -162,7 +169,13 @@ impl<F: DeviceFabric> EpBuffer<F> {
     ) -> Result<(), EpError> {
         let kernel = self.kernels.combine(self.config.capacity(), args.tokens);
         args.mode = mode;
+        args.senders = match mode {
+            MODE_SEND => self.sms,
+            MODE_RECEIVE => 0,
+            _ => (self.sms * 2 / 5).max(1),
+        };
         let launch = Launch {
+            shared_bytes: kernel.threads / 32 * COMBINE_BYTES_PER_WARP,
             early: self.early,
             ..self.plain(stream)
         };

@@ -10,14 +10,13 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 const RANKS: u32 = 3;
-const TOKENS: usize = 40;
 const HIDDEN: usize = 512;
 const TOP_K: usize = 4;
 const EXPERTS: usize = 12;
 const TIME_OUT: Duration = Duration::from_millis(300);
 
-fn config() -> Config {
-    Config::builder(RANKS, EXPERTS as u32, HIDDEN as u32, TOKENS as u32)
+fn config(tokens: usize) -> Config {
+    Config::builder(RANKS, EXPERTS as u32, HIDDEN as u32, tokens as u32)
         .max_top_k(TOP_K as u32)
         .time_out(TIME_OUT)
         .build()
@@ -33,17 +32,17 @@ fn settings() -> Settings {
 }
 
 /// Token t chooses experts t, t + 1, t + 5 and t + 6, so each token needs all ranks.
-fn batch(rank: usize) -> Batch {
+fn batch(rank: usize, tokens: usize) -> Batch {
     let choice = |t: usize, k: usize| ((t + [0, 1, 5, 6][k]) % EXPERTS) as i32;
     Batch {
         top_k: TOP_K,
-        x: (0..TOKENS * HIDDEN)
+        x: (0..tokens * HIDDEN)
             .map(|i| bf16::from_f32(((i * 7 + rank * 13) % 64) as f32 - 32.0))
             .collect(),
-        topk_idx: (0..TOKENS * TOP_K)
+        topk_idx: (0..tokens * TOP_K)
             .map(|i| choice(i / TOP_K, i % TOP_K))
             .collect(),
-        weights: (0..TOKENS * TOP_K)
+        weights: (0..tokens * TOP_K)
             .map(|i| [0.5, 0.25, 0.125, 0.0625][i % TOP_K])
             .collect(),
     }
@@ -53,7 +52,7 @@ fn batch(rank: usize) -> Batch {
 fn check_sums(rank: &GpuRank, own: &Batch, without: Option<u32>) {
     let local = EXPERTS / RANKS as usize;
     let (sums, missing) = rank.fetch_sums();
-    for t in 0..TOKENS {
+    for t in 0..own.tokens() {
         let lost = |k: usize| {
             let owner = own.topk_idx[t * TOP_K + k] as usize / local;
             Some(owner as u32) == without
@@ -75,8 +74,8 @@ fn check_sums(rank: &GpuRank, own: &Batch, without: Option<u32>) {
     }
 }
 
-fn on_ranks(run: impl Fn(GpuRank, Batch, &Barrier) + Sync) {
-    let (config, settings) = (config(), settings());
+fn on_ranks(tokens: usize, run: impl Fn(GpuRank, Batch, &Barrier) + Sync) {
+    let (config, settings) = (config(tokens), settings());
     let members: Vec<Member> = cluster(&config).unwrap();
     let barrier = Barrier::new(members.len());
     std::thread::scope(|scope| {
@@ -84,7 +83,7 @@ fn on_ranks(run: impl Fn(GpuRank, Batch, &Barrier) + Sync) {
             let (config, barrier, run) = (&config, &barrier, &run);
             scope.spawn(move || {
                 let mut rank = GpuRank::new(config, settings, member);
-                let own = batch(r);
+                let own = batch(r, tokens);
                 rank.load(&own);
                 rank.use_received_as_output();
                 barrier.wait();
@@ -104,9 +103,9 @@ fn pair(rank: &mut GpuRank) -> Duration {
 }
 
 /// One rank takes part in two pairs and then no more; nobody tells the others.
-pub(crate) fn silent_rank() {
+pub(crate) fn silent_rank(tokens: usize) {
     const SILENT: u32 = 1;
-    on_ranks(|mut rank, own, barrier| {
+    on_ranks(tokens, |mut rank, own, barrier| {
         for _ in 0..2 {
             pair(&mut rank);
             check_sums(&rank, &own, None);
@@ -134,9 +133,9 @@ pub(crate) fn silent_rank() {
 }
 
 /// One rank dispatches and does not combine: sums of the others are without it, all of them.
-pub(crate) fn silent_in_the_middle() {
+pub(crate) fn silent_in_the_middle(tokens: usize) {
     const SILENT: u32 = 2;
-    on_ranks(|mut rank, own, barrier| {
+    on_ranks(tokens, |mut rank, own, barrier| {
         pair(&mut rank);
         barrier.wait();
         if rank.buffer.rank() == Rank(SILENT) {
@@ -152,9 +151,9 @@ pub(crate) fn silent_in_the_middle() {
 }
 
 /// The host knows of a death: nobody waits for the time-out, also not while waiting already.
-pub(crate) fn known_death() {
+pub(crate) fn known_death(tokens: usize) {
     const DEAD: u32 = 1;
-    on_ranks(|mut rank, own, barrier| {
+    on_ranks(tokens, |mut rank, own, barrier| {
         pair(&mut rank);
         barrier.wait();
         if rank.buffer.rank() == Rank(DEAD) {
@@ -174,8 +173,8 @@ pub(crate) fn known_death() {
 }
 
 /// A rank that is late by less than the time-out is waited for.
-pub(crate) fn late_rank() {
-    on_ranks(|mut rank, own, _| {
+pub(crate) fn late_rank(tokens: usize) {
+    on_ranks(tokens, |mut rank, own, _| {
         for i in 0..4 {
             if rank.buffer.rank() == Rank(i % RANKS) {
                 std::thread::sleep(TIME_OUT / 4);
@@ -187,8 +186,8 @@ pub(crate) fn late_rank() {
 }
 
 /// A thousand replays of a graph give the same bits.
-pub(crate) fn same_bits() {
-    on_ranks(|mut rank, own, barrier| {
+pub(crate) fn same_bits(tokens: usize) {
+    on_ranks(tokens, |mut rank, own, barrier| {
         pair(&mut rank);
         check_sums(&rank, &own, None);
         let (received, sums) = (rank.fetch(), rank.fetch_sums());

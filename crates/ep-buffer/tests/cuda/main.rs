@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     if skip {
         eprintln!("skipped: no GPU here");
     }
-    let faults: [(&str, fn()); 5] = [
+    let faults: [(&str, fn(usize)); 5] = [
         ("a_silent_rank_is_left_out_on_time", faults::silent_rank),
         (
             "a_rank_that_stops_in_the_middle_is_in_no_sum",
@@ -30,18 +30,20 @@ fn main() -> ExitCode {
         ("a_late_rank_is_waited_for", faults::late_rank),
         ("a_thousand_replays_give_the_same_bits", faults::same_bits),
     ];
-    let faults =
-        faults.map(|(name, test)| (name.to_owned(), Box::new(test) as Box<dyn FnOnce() + Send>));
-    let trials = faults
-        .into_iter()
-        .chain(shapes::trials())
-        .map(|(name, test)| {
-            let run = move || {
-                test();
-                Ok(())
-            };
-            Trial::test(name, run).with_ignored_flag(skip)
-        });
+    // By the kernels of middling and of large batches.
+    let faults = [40, 300].into_iter().flat_map(|tokens| {
+        faults.map(|(name, test)| -> (String, Box<dyn FnOnce() + Send>) {
+            let name = format!("{name}_{tokens}_tokens");
+            (name, Box::new(move || test(tokens)))
+        })
+    });
+    let trials = faults.chain(shapes::trials()).map(|(name, test)| {
+        let run = move || {
+            test();
+            Ok(())
+        };
+        Trial::test(name, run).with_ignored_flag(skip)
+    });
     let mut arguments = Arguments::from_args();
     // Kernels of one test wait for one another; those of another must not be in between.
     arguments.test_threads = Some(1);

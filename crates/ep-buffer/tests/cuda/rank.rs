@@ -42,6 +42,8 @@ pub(crate) struct GpuRank {
     pub(crate) received: DispatchOutput,
     pub(crate) combined: CombineOutput,
     pub(crate) y: DeviceMemory,
+    /// Of batches loaded from now on.
+    pub(crate) index_type: IndexType,
     x: DeviceMemory,
     idx: DeviceMemory,
     weights: DeviceMemory,
@@ -63,6 +65,7 @@ impl GpuRank {
             received: buffer.dispatch_output().unwrap(),
             combined: buffer.combine_output().unwrap(),
             y: buffer.expert_output().unwrap(),
+            index_type: IndexType::I64,
             x: memory(u64::from(config.max_tokens()) * u64::from(config.hidden()) * 2),
             idx: memory(choices * 8),
             weights: memory(choices * 4),
@@ -76,9 +79,13 @@ impl GpuRank {
     pub(crate) fn load(&mut self, batch: &Batch) {
         self.tokens = batch.tokens() as u32;
         self.top_k = batch.top_k as u32;
-        let idx: Vec<i64> = batch.topk_idx.iter().map(|e| i64::from(*e)).collect();
+        let wide: Vec<i64> = batch.topk_idx.iter().map(|e| i64::from(*e)).collect();
+        let idx: &[u8] = match self.index_type {
+            IndexType::I64 => bytemuck::cast_slice(&wide),
+            IndexType::I32 => bytemuck::cast_slice(&batch.topk_idx),
+        };
         self.x.write(0, bytemuck::cast_slice(&batch.x)).unwrap();
-        self.idx.write(0, bytemuck::cast_slice(&idx)).unwrap();
+        self.idx.write(0, idx).unwrap();
         let weights = bytemuck::cast_slice(&batch.weights);
         self.weights.write(0, weights).unwrap();
     }
@@ -89,7 +96,7 @@ impl GpuRank {
             top_k: self.top_k,
             x: Tensor::from(&self.x),
             topk_idx: Tensor::from(&self.idx),
-            index_type: IndexType::I64,
+            index_type: self.index_type,
             topk_weights: Tensor::from(&self.weights),
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::rank::{Batch, GpuRank, Received};
 use ep_buffer::cuda::testing::{cluster, device_count};
-use ep_buffer::cuda::{DispatchType, ScaleFormat, Settings};
+use ep_buffer::cuda::{DispatchType, IndexType, ScaleFormat, Settings};
 use ep_buffer::testing::{Cluster, Network};
 use ep_buffer::{Config, Rows};
 use half::bf16;
@@ -57,6 +57,9 @@ pub(crate) fn trials() -> Vec<(String, Box<dyn FnOnce() + Send>)> {
                 (16, 256, 9, 4, Routing::Nowhere),
                 (16, 2560, 40, 8, Routing::Twice),
                 (16, 1024, 700, 8, Routing::Sparse),
+                (16, 512, 200, 8, Routing::Twice),
+                (40, 1024, 150, 6, Routing::Uniform),
+                (33, 512, 260, 16, Routing::Sparse),
             ];
             for (experts, hidden, tokens, top_k, routing) in shapes {
                 let case = Case {
@@ -271,6 +274,7 @@ fn agree(case: &Case) {
                 for (i, halves) in [false, true, false, false].into_iter().enumerate() {
                     let round = i % 2;
                     let want = &expected[round][r];
+                    rank.index_type = [IndexType::I64, IndexType::I32][round];
                     rank.load(&rounds[round][r]);
                     rank.y.write(0, bytemuck::cast_slice(&want.y)).unwrap();
                     barrier.wait();

@@ -49,7 +49,7 @@ const BARS: [(u32, u32, u32, Dispatch, f64, f64); 7] = [
 ];
 
 /// What is timed with `ranks` ranks: what has a bar with these or with others, skewed
-/// routing, and a large batch.
+/// routing, and large batches.
 pub(super) fn shapes(ranks: u32) -> Vec<Shape> {
     let plain = |tokens, experts, dispatch, routing| Shape {
         ranks,
@@ -79,6 +79,7 @@ pub(super) fn shapes(ranks: u32) -> Vec<Shape> {
     for routing in [Routing::Zipf, Routing::FourHot, Routing::OneRank] {
         shapes.push(plain(128, 288, Dispatch::Fp8, routing));
     }
+    shapes.push(plain(512, 288, Dispatch::Bf16, Routing::Even));
     shapes.push(plain(4096, 288, Dispatch::Fp8, Routing::Even));
     shapes
 }

@@ -1,0 +1,192 @@
+// Dispatch, the sending blocks: which row of its expert each choice of a token is.
+#pragma once
+#include "lines.cuh"
+
+namespace ep {
+
+// Of wider numbers the low 32 bits; what is no expert is no choice.
+__device__ __forceinline__ int expert_at(const EpArgs& a, int i) {
+    const uint32_t e = *reinterpret_cast<const uint32_t*>(a.topk_idx + (static_cast<uint64_t>(i) << a.index_shift));
+    return e < a.experts ? static_cast<int>(e) : -1;
+}
+
+// Shared memory of a sending block, in words.
+struct SendSpace {
+    uint32_t* meta;    // [own][meta_lines * 32]
+    int* before;       // [experts]: rows of each expert from tokens before the own ones
+    uint32_t* counts;  // [count_words]: what one destination is told
+    uint32_t* owners;  // [own]: ranks that the token goes to
+    uint32_t* again;   // whether a token names an expert twice
+    int* chosen;       // [own][top_k]: experts, -1 for none
+    int zeroed;        // words from `before` on that begin as 0
+    __device__ __forceinline__ SendSpace(const EpArgs& a, int* space, int own) {
+        meta = reinterpret_cast<uint32_t*>(space);
+        before = space + own * a.meta_lines * 32;
+        counts = reinterpret_cast<uint32_t*>(before + a.experts);
+        owners = counts + a.count_words;
+        again = owners + own;
+        chosen = reinterpret_cast<int*>(again + 1);
+        zeroed = a.experts + a.count_words + own + 1;
+    }
+};
+
+constexpr int kAheadOfCount = 4;
+
+// Counts of the tokens before `first`, and of all tokens for the destination `counted` (-1:
+// none). A lane of the team takes a choice, and sees by shuffles whether its token has made it
+// before.
+__device__ __forceinline__ void count_choices(const EpArgs& a, const SendSpace& s, int first, int last, int counted, int team) {
+    const int lane = threadIdx.x & 31, K = a.top_k, end = counted >= 0 ? static_cast<int>(a.tokens) : last;
+    const int first_counted = counted >= 0 ? first_expert_of(a, counted) : 0;
+    const uint32_t experts_counted = counted >= 0 ? first_expert_of(a, counted + 1) - first_counted : 0;
+    const int at_once = div_by(32, a.magic_top_k), in_warp = div_by(lane, a.magic_top_k), k = lane - in_warp * K;
+    const int step = team / 32 * at_once;
+    const uint32_t choices = (K < 32 ? (1u << K) - 1 : ~0u) << (in_warp * K);
+    auto choice = [&](int token) { return in_warp < at_once && token < end ? expert_at(a, token * K + k) : -1; };
+    int token = threadIdx.x / 32 * at_once + in_warp, e = choice(token), next[kAheadOfCount];
+#pragma unroll
+    for (int i = 0; i < kAheadOfCount; i++) next[i] = choice(token + (i + 1) * step);
+#pragma unroll 1
+    for (; token - in_warp < end; token += step) {
+        bool again = false;
+#pragma unroll 1
+        for (int d0 = 1; d0 < K; d0 += 7)
+#pragma unroll
+            for (int d = 0; d < 7; d++) again |= __shfl_up_sync(~0u, e, d0 + d) == e && d0 + d <= k;
+        const uint32_t in_counted = static_cast<uint32_t>(e - first_counted);
+        const bool comes = e >= 0 && in_counted < experts_counted;
+        const uint32_t present = __ballot_sync(~0u, comes);
+        if (e >= 0) {
+            if (again) *s.again = 1;
+            if (!again && token < first) atomicAdd(&s.before[e], 1);
+            if (!again && comes) atomicAdd(&s.counts[in_counted], 1);
+        }
+        if (k == 0 && present & choices) atomicOr(&s.counts[a.max_local_experts + 1 + token / 32], 1u << (token & 31));
+        e = next[0];
+#pragma unroll
+        for (int i = 1; i < kAheadOfCount; i++) next[i - 1] = next[i];
+        next[kAheadOfCount - 1] = choice(token + (kAheadOfCount + 1) * step);  // travels meanwhile
+    }
+}
+
+// The same where there are many tokens: a thread takes one, all choices of it at once.
+__device__ __forceinline__ void count_tokens(const EpArgs& a, const SendSpace& s, int first, int last, int counted, int team) {
+    const int lane = threadIdx.x & 31, K = a.top_k, end = counted >= 0 ? static_cast<int>(a.tokens) : last;
+    const int first_counted = counted >= 0 ? first_expert_of(a, counted) : 0;
+    const uint32_t experts_counted = counted >= 0 ? first_expert_of(a, counted + 1) - first_counted : 0;
+#pragma unroll 1
+    for (int base = threadIdx.x & ~31; base < end; base += team) {
+        const int token = base + lane;
+        bool comes = false, twice = false;
+#pragma unroll 1
+        for (int k0 = 0; k0 < K; k0 += 8) {
+            int e[8];
+            uint32_t again = 0;
+#pragma unroll
+            for (int k = 0; k < 8; k++) e[k] = -1;
+            const char* const from = reinterpret_cast<const char*>(a.topk_idx + (static_cast<uint64_t>(token * K + k0) << a.index_shift));
+            if (token >= end) {
+            } else if (K % 8 == 0 && !(a.topk_idx & 15)) {
+                uint32_t w[16];
+#pragma unroll
+                for (int v = 0; v < 4; v++)
+                    if (v < 2 || a.index_shift == 3) {
+                        const uint4 x = *reinterpret_cast<const uint4*>(from + v * 16);
+                        w[4 * v] = x.x, w[4 * v + 1] = x.y, w[4 * v + 2] = x.z, w[4 * v + 3] = x.w;
+                    }
+#pragma unroll
+                for (int k = 0; k < 8; k++) {
+                    const uint32_t x = a.index_shift == 3 ? w[2 * k] : w[k];
+                    e[k] = x < a.experts ? static_cast<int>(x) : -1;
+                }
+            } else {
+#pragma unroll
+                for (int k = 0; k < 8; k++)
+                    if (k0 + k < K) e[k] = expert_at(a, token * K + k0 + k);
+            }
+#pragma unroll
+            for (int k = 1; k < 8; k++)
+#pragma unroll
+                for (int j = 0; j < k; j++) again |= e[j] == e[k] ? 1u << k : 0u;
+#pragma unroll 1
+            for (int j = 0; token < end && j < k0; j++) {
+                const int earlier = expert_at(a, token * K + j);
+#pragma unroll
+                for (int k = 0; k < 8; k++) again |= earlier == e[k] ? 1u << k : 0u;
+            }
+#pragma unroll
+            for (int k = 0; k < 8; k++) {
+                const uint32_t in_counted = static_cast<uint32_t>(e[k] - first_counted);
+                if (e[k] < 0) continue;
+                comes |= in_counted < experts_counted;
+                twice |= again >> k & 1;
+                if (again >> k & 1) continue;
+                if (token < first) atomicAdd(&s.before[e[k]], 1);
+                if (in_counted < experts_counted) atomicAdd(&s.counts[in_counted], 1);
+            }
+        }
+        const uint32_t present = __ballot_sync(~0u, comes);
+        if (lane == 0 && counted >= 0) s.counts[a.max_local_experts + 1 + base / 32] = present;
+        if (twice) *s.again = 1;
+    }
+}
+
+// What the own tokens have chosen; `chosen` is this thread's first choice, loaded before.
+__device__ __forceinline__ void note_choices(const EpArgs& a, const SendSpace& s, int first, int own, int chosen, int team) {
+    const int K = a.top_k;
+#pragma unroll 1
+    for (int i = threadIdx.x; i < own * K; i += team) {
+        const int e = i < team ? chosen : expert_at(a, first * K + i), token = div_by(i, a.magic_top_k), d = e >= 0 ? owner_of(a, e) : 0xff;
+        s.chosen[i] = e;
+        if (e >= 0) atomicOr(&s.owners[token], 1u << d);
+        reinterpret_cast<uint8_t*>(a.handle_owners)[(first + token) * a.max_top_k + i - token * K] = static_cast<uint8_t>(d);
+    }
+}
+
+// An expert that a token names again is sent once, with the sum of the weights.
+__device__ __noinline__ int merge(const int* chosen, const float* weights, int k, int top_k, float& weight) {
+    const int e = chosen[k];
+    for (int j = 0; j < k; j++)
+        if (chosen[j] == e) return -1;
+    for (int j = k + 1; j < top_k; j++)
+        if (chosen[j] == e) weight += weights[j];
+    return e;
+}
+
+// One warp: which row of its expert each choice is, and the meta lines.
+__device__ __forceinline__ void make_meta(const EpArgs& a, const SendSpace& s, int first, int own, int lane, float weight, uint32_t own_tag) {
+    const int K = a.top_k, words = a.meta_lines * 32;
+    const float* weights = reinterpret_cast<const float*>(a.topk_weights);
+    const bool again = *s.again;
+#pragma unroll 1
+    for (int i0 = 0; i0 < own * K; i0 += 32) {
+        const int i = i0 + lane, token = div_by(i, a.magic_top_k), k = i - token * K;
+        const bool in = i < own * K;
+        int e = in ? s.chosen[i] : -1;
+        float w = weight;
+        if (i0 && in) w = weights[first * K + i];
+        if (again && e >= 0) e = merge(s.chosen + token * K, weights + (first + token) * K, k, K, w);
+        const uint32_t same = __match_any_sync(~0u, e);
+        const int lower = __popc(same & ((1u << lane) - 1)), before = e >= 0 ? s.before[e] : 0;
+        __syncwarp();
+        uint32_t entry = ~0u;
+        if (e >= 0) {
+            entry = e | (before + lower) << 16;
+            if (lower == 0) s.before[e] = before + __popc(same);
+        }
+        __syncwarp();
+        if (!in) continue;
+        uint32_t* m = s.meta + token * words;
+        m[meta_word(1 + 2 * k)] = entry;
+        m[meta_word(2 + 2 * k)] = __float_as_uint(w);
+        if (k == 0) {
+            m[0] = first + token;
+#pragma unroll 1
+            for (int j = K; j < static_cast<int>(a.max_top_k); j++) m[meta_word(1 + 2 * j)] = ~0u;
+#pragma unroll 1
+            for (int j = 0; j < static_cast<int>(a.meta_lines); j++) m[j * 32 + 31] = own_tag;
+        }
+    }
+}
+
+}  // namespace ep
