@@ -10,22 +10,25 @@ __device__ __forceinline__ int expert_at(const EpArgs& a, int i) {
     return e < a.experts ? static_cast<int>(e) : -1;
 }
 
+// For the first `threads` threads of a block; `id` from 1 on.
+__device__ __forceinline__ void team_barrier(int id, int threads) { asm volatile("bar.sync %0,%1;" ::"r"(id), "r"(threads) : "memory"); }
+
 // Shared memory of a sending block, in words.
 struct SendSpace {
     uint32_t* meta;    // [own][meta_lines * 32]
-    int* before;       // [experts]: rows of each expert from tokens before the own ones
+    int* chosen;       // [own][top_k], to the next multiple of four: experts, -1 for none
+    int* before;       // [experts]: rows of each expert from tokens before those that meta lines are being made of
     uint32_t* counts;  // [count_words]: what one destination is told
     uint32_t* owners;  // [own]: ranks that the token goes to
     uint32_t* again;   // whether a token names an expert twice
-    int* chosen;       // [own][top_k]: experts, -1 for none
     int zeroed;        // words from `before` on that begin as 0
     __device__ __forceinline__ SendSpace(const EpArgs& a, int* space, int own) {
         meta = reinterpret_cast<uint32_t*>(space);
-        before = space + own * a.meta_lines * 32;
+        chosen = space + own * a.meta_lines * 32;
+        before = chosen + ((own * a.top_k + 3) & ~3);
         counts = reinterpret_cast<uint32_t*>(before + a.experts);
         owners = counts + a.count_words;
         again = owners + own;
-        chosen = reinterpret_cast<int*>(again + 1);
         zeroed = a.experts + a.count_words + own + 1;
     }
 };
@@ -153,39 +156,79 @@ __device__ __noinline__ int merge(const int* chosen, const float* weights, int k
     return e;
 }
 
-// One warp: which row of its expert each choice is, and the meta lines.
-__device__ __forceinline__ void make_meta(const EpArgs& a, const SendSpace& s, int first, int own, int lane, float weight, uint32_t own_tag) {
-    const int K = a.top_k, words = a.meta_lines * 32;
-    const float* weights = reinterpret_cast<const float*>(a.topk_weights);
+// Of the first `threads` threads of a block, each warp makes the meta lines of a few tokens at a
+// time, which say which row of its expert each choice is, and stores them. `weight`: of this
+// thread's choice among the first ones.
+__device__ __forceinline__ void send_meta(const EpArgs& a, const SendSpace& s, int first, int own, float weight, uint32_t own_tag, uint32_t reachable,
+                                          uint64_t epoch, int threads) {
+    const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, K = a.top_k, words = a.meta_lines * 32, vectors = words / 4;
+    const int at_once = div_by(32, a.magic_top_k), in_warp = div_by(lane, a.magic_top_k), k = lane - in_warp * K, step = threads / 32 * at_once;
+    const float* const weights = reinterpret_cast<const float*>(a.topk_weights);
     const bool again = *s.again;
+    if (again) {
 #pragma unroll 1
-    for (int i0 = 0; i0 < own * K; i0 += 32) {
-        const int i = i0 + lane, token = div_by(i, a.magic_top_k), k = i - token * K;
-        const bool in = i < own * K;
-        int e = in ? s.chosen[i] : -1;
-        float w = weight;
-        if (i0 && in) w = weights[first * K + i];
-        if (again && e >= 0) e = merge(s.chosen + token * K, weights + (first + token) * K, k, K, w);
+        for (int t0 = warp * at_once; t0 < own; t0 += step) {
+            const int token = t0 + in_warp;
+            const bool in = in_warp < at_once && token < own;
+            float w = 0;
+            int e = -1;
+            if (in) {
+                e = s.chosen[token * K + k];
+                w = weights[(first + token) * K + k];
+                if (e >= 0) e = merge(s.chosen + token * K, weights + (first + token) * K, k, K, w);
+            }
+            __syncwarp();
+            if (!in) continue;
+            s.chosen[token * K + k] = e;
+            s.meta[token * words + meta_word(2 + 2 * k)] = __float_as_uint(w);
+        }
+        team_barrier(2, threads);
+    }
+#pragma unroll 1
+    for (int begin = 0; begin < own; begin += step) {
+        const int t0 = begin + warp * at_once, token = t0 + in_warp, end = t0 < own ? t0 * K : 0;
+        const bool in = in_warp < at_once && token < own;
+        const int e = in ? s.chosen[token * K + k] : -1;
+        if (begin && in && !again) weight = weights[(first + token) * K + k];
         const uint32_t same = __match_any_sync(~0u, e);
-        const int lower = __popc(same & ((1u << lane) - 1)), before = e >= 0 ? s.before[e] : 0;
-        __syncwarp();
-        uint32_t entry = ~0u;
-        if (e >= 0) {
-            entry = e | (before + lower) << 16;
-            if (lower == 0) s.before[e] = before + __popc(same);
+        int row = __popc(same & ((1u << lane) - 1));
+        if (e >= 0) row += s.before[e];
+#pragma unroll 1
+        for (int j = begin * K; j < end; j += 4) {  // of the warps before this one
+            const int4 c = *reinterpret_cast<const int4*>(s.chosen + j);
+            row += (c.x == e) + (j + 1 < end && c.y == e) + (j + 2 < end && c.z == e) + (j + 3 < end && c.w == e);
+        }
+        if (in) {
+            uint32_t* const m = s.meta + token * words;
+            m[meta_word(1 + 2 * k)] = e >= 0 ? e | row << 16 : ~0u;
+            if (!again) m[meta_word(2 + 2 * k)] = __float_as_uint(weight);
+            if (k == 0) {
+                m[0] = first + token;
+#pragma unroll 1
+                for (int j = K; j < static_cast<int>(a.max_top_k); j++) m[meta_word(1 + 2 * j)] = ~0u;
+#pragma unroll 1
+                for (int j = 0; j < static_cast<int>(a.meta_lines); j++) m[j * 32 + 31] = own_tag;
+            }
         }
         __syncwarp();
-        if (!in) continue;
-        uint32_t* m = s.meta + token * words;
-        m[meta_word(1 + 2 * k)] = entry;
-        m[meta_word(2 + 2 * k)] = __float_as_uint(w);
-        if (k == 0) {
-            m[0] = first + token;
 #pragma unroll 1
-            for (int j = K; j < static_cast<int>(a.max_top_k); j++) m[meta_word(1 + 2 * j)] = ~0u;
+        for (int v0 = 0; v0 < min(at_once, own - t0) * vectors; v0 += 32) {
+            const int v = v0 + lane, t = t0 + (vectors == 8 ? v >> 3 : v / vectors);
+            const bool on = t < min(t0 + at_once, own);
+            const uint32_t to = on ? s.owners[t] & reachable : 0;
+            uint4 line = make_uint4(0, 0, 0, 0);
+            if (on) line = reinterpret_cast<const uint4*>(s.meta + t0 * words)[v];
 #pragma unroll 1
-            for (int j = 0; j < static_cast<int>(a.meta_lines); j++) m[j * 32 + 31] = own_tag;
+            for (uint32_t left = __reduce_or_sync(~0u, to); left; left &= left - 1) {
+                const int rank = __ffs(left) - 1;
+                if (to >> rank & 1)
+                    store_sys(half_of(a, rank, epoch) + a.meta_at + static_cast<size_t>(a.me * a.max_tokens + first + t0) * a.meta_lines * 128 + v * 16, line);
+            }
         }
+        if (begin + step >= own) break;
+        team_barrier(2, threads);
+        if (e >= 0) atomicAdd(&s.before[e], 1);
+        team_barrier(2, threads);
     }
 }
 

@@ -187,6 +187,8 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
     // first packet while the counts are summed, others while the one before is stored. Where there
     // are many more, it gains nothing.
     constexpr bool kAhead = !FP8 && !LARGE;
+    // Rows are stored by bulk copies where that gains: half a microsecond in bf16 at 128 tokens.
+    constexpr bool kBulk = !FP8 && !LARGE;
     uint4 meta_ahead;
     Segment ahead;
     auto look_ahead = [&](int i) {
@@ -305,6 +307,22 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
             if (lane == 0 && n < K) entries[n] = EpEntry{-1, 0.f};
         }
         const int bytes = FP8 ? g.units_of(p.segment) * 128 : vectors * 16;  // without scales
+        if constexpr (kBulk) {  // an image of the segment in shared memory goes to each row by itself
+            char* const image = scratch + 512;
+            asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+            __syncwarp();
+#pragma unroll
+            for (int q = 0; q < kSlots; q++)
+                if (q < map.count) *reinterpret_cast<uint4*>(image + map.offset + q * map.stride) = u[q];
+            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+            __syncwarp();
+            if (row >= 0)
+                asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0],[%1],%2;\ncp.async.bulk.commit_group;" ::"l"(
+                                 reinterpret_cast<char*>(a.recv_x) + static_cast<size_t>(row) * a.hidden * 2 + p.segment * g.unit * 16),
+                             "r"(static_cast<uint32_t>(__cvta_generic_to_shared(image))), "r"(bytes)
+                             : "memory");
+            continue;
+        }
         char* const to = reinterpret_cast<char*>(a.recv_x) + p.segment * g.unit * (FP8 ? 128 : 16) + map.offset;
         char* const scales = scratch + 512;
         if constexpr (FP8) {
@@ -336,6 +354,7 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
             }
         }
     }
+    if constexpr (kBulk) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
     __syncthreads();
     if (tid == 0) end_operation(a);
 }

@@ -15,8 +15,8 @@ namespace ep {
 
 template <bool FP8>
 __host__ __device__ constexpr int scratch_bytes() {
-    // Meta lines; the image of a segment; its input.
-    return 512 + (FP8 ? slot_vectors(kSlots) * 16 + 64 + kSlots * 15 / 4 * 256 : 0);
+    // Meta lines; the image of a segment; for FP8, its input.
+    return 512 + slot_vectors(kSlots) * 16 + 64 + (FP8 ? kSlots * 15 / 4 * 256 : 0);
 }
 
 // Loads a segment of a token and brings it into the lanes' order, quantised for FP8: there
@@ -99,12 +99,10 @@ struct Loader {
     }
 };
 
-// For the first `threads` threads of a block.
-__device__ __forceinline__ void team_barrier(int threads) { asm volatile("bar.sync 1,%0;" ::"r"(threads) : "memory"); }
-
 template <bool FP8, int NT, bool LARGE>
 __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int* space) {
     constexpr int NW = NT / 32;
+    constexpr int kMetaThreads = LARGE ? 256 : 128;
     constexpr bool kAhead = LARGE;  // a warp has other segments to load while it stores one
     const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, b = blockIdx.x, NS = a.senders, R = a.capacity, me = a.me;
     __shared__ Operation o;
@@ -131,28 +129,33 @@ __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int*
     int task = (NW - 1 - warp) * NS + b;
     const int tasks = static_cast<int>(tokens) * g.segments;
     Loader<FP8> loader;
-    int token = div_by(task, g.magic), segment = task - token * g.segments;
-    int expert = -1, chosen = -1;
+    int token, segment, expert = -1, chosen = -1;
     float weight = 0;
-    if (tid < own * static_cast<int>(a.top_k)) {
-        chosen = expert_at(a, first * a.top_k + tid);
-        if (warp == 0) weight = reinterpret_cast<const float*>(a.topk_weights)[first * a.top_k + tid];
-    }
-    if (task < tasks) {
-        loader.issue(a, g, token, segment, lane, raw);
-        if (lane < static_cast<int>(a.top_k)) expert = expert_at(a, token * a.top_k + lane);
+    {
+        const int K = a.top_k, at_once = div_by(32, a.magic_top_k), in_warp = div_by(lane, a.magic_top_k), t = warp * at_once + in_warp;
+        if (tid < own * K) chosen = expert_at(a, first * K + tid);
+        if (tid < kMetaThreads && in_warp < at_once && t < own) weight = reinterpret_cast<const float*>(a.topk_weights)[(first + t) * K + lane - in_warp * K];
     }
 
+    auto take = [&] {
+        token = div_by(task, g.magic);
+        segment = task - token * g.segments;
+        loader.issue(a, g, token, segment, lane, raw);
+        expert = lane < static_cast<int>(a.top_k) ? expert_at(a, token * a.top_k + lane) : -1;
+    };
     // A few warps make the meta lines while the others send rows. Blocks that count for a
     // destination do that before anything else: no row has a place before its counts are there.
-    const int team = counted >= 0 ? NT : LARGE ? 256 : 128;
+    const int team = counted >= 0 ? NT : kMetaThreads;
     if (tid < team) {
         if constexpr (LARGE)
             count_tokens(a, s, first, last, counted, team);
         else
             count_choices(a, s, first, last, counted, team);
+    }
+    if (task < tasks) take();
+    if (tid < team) {
         note_choices(a, s, first, own, chosen, team);
-        team_barrier(team);
+        team_barrier(1, team);
         table_read.await();
         const uint32_t own_tag = o.tags[me], reachable = o.reachable;
         const uint64_t epoch = o.epoch;
@@ -162,31 +165,15 @@ __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int*
             for (int i = tid; i < static_cast<int>(a.count_words); i += NT)
                 store_sys64(to + i * 8, static_cast<uint64_t>(own_tag) << 32 | (i == static_cast<int>(a.max_local_experts) ? tokens : s.counts[i]));
         }
-        if (warp == 0) make_meta(a, s, first, own, lane, weight, own_tag);
         if (warp == 1)
 #pragma unroll 1
             for (int i = lane; i < own; i += 32) reinterpret_cast<uint32_t*>(a.handle_sent)[first + i] = s.owners[i] & reachable;
-        team_barrier(team);
-        const int meta_vectors = 8 * a.meta_lines;
-#pragma unroll 1
-        for (int i = warp; i < own; i += team / 32)
-#pragma unroll 1
-            for (uint32_t left = s.owners[i] & reachable; left; left &= left - 1)
-                if (lane < meta_vectors)
-                    store_sys(half_of(a, __ffs(left) - 1, epoch) + a.meta_at +
-                                  static_cast<size_t>(me * a.max_tokens + first + i) * a.meta_lines * 128 + lane * 16,
-                              reinterpret_cast<const uint4*>(s.meta + i * a.meta_lines * 32)[lane]);
+        if (tid < kMetaThreads) send_meta(a, s, first, own, weight, own_tag, reachable, epoch, kMetaThreads);
     }
 
     table_read.await();
     const uint32_t own_tag = o.tags[me], reachable = o.reachable;
     const uint64_t epoch = o.epoch;
-    auto take = [&] {
-        token = div_by(task, g.magic);
-        segment = task - token * g.segments;
-        loader.issue(a, g, token, segment, lane, raw);
-        expert = lane < static_cast<int>(a.top_k) ? expert_at(a, token * a.top_k + lane) : -1;
-    };
     Segment u;
 #pragma unroll 1
     for (bool loaded = true; task < tasks; loaded = kAhead) {

@@ -107,9 +107,9 @@ impl<F: DeviceFabric> EpBuffer<F> {
 
     /// Bytes of shared memory of a block of a dispatch.
     pub(super) fn dispatch_shared(&self, tokens: u32, senders: u32, threads: u32) -> u32 {
+        // Meta lines, the image of a segment; for FP8, its input.
         let scratch = match self.config.dispatch_type() {
-            DispatchType::Bf16 => 512,
-            // Meta lines, the image of a segment, its input.
+            DispatchType::Bf16 => 512 + 124 * 16 + 64,
             DispatchType::Fp8(_) => 512 + 124 * 16 + 64 + 15 * 256,
         };
         let own = tokens.div_ceil(senders) + 1;
