@@ -12,12 +12,15 @@ mod shapes;
 use libtest_mimic::{Arguments, Trial};
 use std::process::ExitCode;
 
+/// What happens to ranks that bring so many tokens each.
+type Fault = fn(usize);
+
 fn main() -> ExitCode {
     let skip = ep_buffer::cuda::testing::device_count() == 0;
     if skip {
         eprintln!("skipped: no GPU here");
     }
-    let faults: [(&str, fn(usize)); 5] = [
+    let faults: [(&str, Fault); 5] = [
         ("a_silent_rank_is_left_out_on_time", faults::silent_rank),
         (
             "a_rank_that_stops_in_the_middle_is_in_no_sum",
