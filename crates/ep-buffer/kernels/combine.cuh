@@ -153,8 +153,8 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
         table_read.publish();
     }
     const int sums = R > 1 ? most_tokens * g.segments * (R - 1) : 0;
-    const bool early = sending && returns && first < sums;
-    if (early) begin(first, current);  // travels while the table is read
+    const bool begun = sending && returns && first < sums;
+    if (begun) begin(first, current);  // travels while the table is read
     table_read.await();
     const Operation& o = operation;
     const uint32_t own_tag = o.tag_from(me);
@@ -169,7 +169,7 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
     char* const partials = half_of(a, me, o.epoch) + a.rows_at;
     if (first >= others && R > 1 && sending)
         for (const long long since = clock64(); clock64() - since < head_start<NT, LARGE>();) __nanosleep(20);
-    if (!early && first < items) {
+    if (!begun && first < items) {
         current = entry_of(first);
         begin(first, current);
     }

@@ -186,7 +186,7 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
     // Rows in bf16 make more packets than there are warps, and pay for being looked at ahead: the
     // first packet while the counts are summed, others while the one before is stored. Where there
     // are many more, it gains nothing.
-    constexpr bool kAhead = !FP8 && !LARGE;
+    constexpr bool kLooksAhead = !FP8 && !LARGE;
     // Rows are stored by bulk copies where that gains: half a microsecond in bf16 at 128 tokens.
     constexpr bool kBulk = !FP8 && !LARGE;
     uint4 meta_ahead;
@@ -200,7 +200,7 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
         if (lane < 8 * static_cast<int>(a.meta_lines)) meta_ahead = load_sys(mine + a.meta_at + static_cast<size_t>(place) * a.meta_lines * 128 + lane * 16);
         load_lines(mine + a.rows_at + static_cast<size_t>(place) * a.row_bytes + p.segment * kSlots * kSlotBytes, ahead, g.slots_of(p.segment), tag, lane);
     };
-    if constexpr (kAhead) look_ahead(warp * blocks + block);
+    if constexpr (kLooksAhead) look_ahead(warp * blocks + block);
     const uint32_t seen = o.active & ~missed;
     if (__builtin_expect(seen != o.active, 0)) {
 #pragma unroll 1
@@ -270,15 +270,15 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
         EpEntry* const entries = reinterpret_cast<EpEntry*>(a.handle_entries) + static_cast<size_t>(from) * K;
         const LaneMap map(lane, slots, vectors);
         uint4 m;
-        if constexpr (kAhead) {
+        if constexpr (kLooksAhead) {
             m = meta_ahead;
 #pragma unroll
             for (int q = 0; q < kSlots; q++) u[q] = ahead[q];
         }
-        const bool here = p.token < counts.tokens(p.rank) && counts.comes(p.rank, p.token) && wait_for_packet<kAhead>(a, &handle->lost, p, o.epoch, o.tag_from(p.rank), mine + a.meta_at + static_cast<size_t>(from) * a.meta_lines * 128,
+        const bool here = p.token < counts.tokens(p.rank) && counts.comes(p.rank, p.token) && wait_for_packet<kLooksAhead>(a, &handle->lost, p, o.epoch, o.tag_from(p.rank), mine + a.meta_at + static_cast<size_t>(from) * a.meta_lines * 128,
                              mine + a.rows_at + static_cast<size_t>(from) * a.row_bytes + p.segment * kSlots * kSlotBytes, slots,
                              map.tagged, few, meta, m, u, lane, began);
-        if constexpr (kAhead) look_ahead(i + NW * blocks);
+        if constexpr (kLooksAhead) look_ahead(i + NW * blocks);
         confirm();
         if (!here || !(present >> p.rank & 1)) {
             if (p.segment == 0 && lane == 0) entries->row = -1;

@@ -18,6 +18,7 @@ __host__ __device__ constexpr int scratch_bytes() {
     // Meta lines; the image of a segment; for FP8, its input.
     return 512 + slot_vectors(kSlots) * 16 + 64 + (FP8 ? kSlots * 15 / 4 * 256 : 0);
 }
+static_assert(scratch_bytes<false>() == EP_DISPATCH_WARP_BYTES_BF16 && scratch_bytes<true>() == EP_DISPATCH_WARP_BYTES_FP8);
 
 // Loads a segment of a token and brings it into the lanes' order, quantised for FP8: there
 // lanes 2g and 2g+1 share group g, so that one shuffle completes its maximum.
@@ -103,7 +104,7 @@ template <bool FP8, int NT, bool LARGE>
 __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int* space) {
     constexpr int NW = NT / 32;
     constexpr int kMetaThreads = LARGE ? 256 : 128;
-    constexpr bool kAhead = LARGE;  // a warp has other segments to load while it stores one
+    constexpr bool kLoadsAhead = LARGE;  // a warp has other segments to load while it stores one
     const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, b = blockIdx.x, NS = a.senders, R = a.capacity, me = a.me;
     __shared__ Operation o;
     __shared__ Notice table_read;
@@ -136,7 +137,6 @@ __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int*
         if (tid < own * K) chosen = expert_at(a, first * K + tid);
         if (tid < kMetaThreads && in_warp < at_once && t < own) weight = reinterpret_cast<const float*>(a.topk_weights)[(first + t) * K + lane - in_warp * K];
     }
-
     auto take = [&] {
         token = div_by(task, g.magic);
         segment = task - token * g.segments;
@@ -176,7 +176,7 @@ __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int*
     const uint64_t epoch = o.epoch;
     Segment u;
 #pragma unroll 1
-    for (bool loaded = true; task < tasks; loaded = kAhead) {
+    for (bool loaded = true; task < tasks; loaded = kLoadsAhead) {
         if (!loaded) take();
         const int slots = g.slots_of(segment);
         const LaneMap map(lane, slots, g.vectors_of(segment));
@@ -187,7 +187,7 @@ __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int*
         d += me - div_by(d, a.magic_capacity) * R;
         const size_t place = a.rows_at + static_cast<size_t>(me * a.max_tokens + token) * a.row_bytes + segment * kSlots * kSlotBytes;
         task += NW * NS;
-        if (kAhead && task < tasks) take();  // travels while this one is stored
+        if (kLoadsAhead && task < tasks) take();  // travels while this one is stored
 #pragma unroll 1
         for (int q = 0; q < R; q++) {
             if (++d >= me + R) d = me;

@@ -34,6 +34,27 @@ constexpr static const uint32_t EP_SCALE_F32 = 0;
 /// Scales rounded up to powers of two, their exponents packed by four.
 constexpr static const uint32_t EP_SCALE_UE8M0 = 1;
 
+/// Threads of a block in the kernels of small batches.
+constexpr static const uint32_t EP_THREADS_SMALL = 256;
+
+/// The same in a dispatch of a middling batch.
+constexpr static const uint32_t EP_THREADS_DISPATCH = 384;
+
+/// The same in a combine of a middling batch.
+constexpr static const uint32_t EP_THREADS_COMBINE = 512;
+
+/// The same in the kernels of large batches.
+constexpr static const uint32_t EP_THREADS_LARGE = 512;
+
+/// Shared memory of each warp of a dispatch in bf16: meta lines, the image of a segment.
+constexpr static const uint32_t EP_DISPATCH_WARP_BYTES_BF16 = 2560;
+
+/// The same in FP8: the segment's input too.
+constexpr static const uint32_t EP_DISPATCH_WARP_BYTES_FP8 = 6400;
+
+/// Shared memory of each warp of a combine: parts of four rows.
+constexpr static const uint32_t EP_COMBINE_WARP_BYTES = 8192;
+
 /// What holds for all ranks: one line of 128 bytes, written by the host.
 struct EpHead {
   /// No operation at or beyond this epoch goes on.
@@ -258,8 +279,8 @@ struct EpArgs {
   uint32_t local_experts;
   /// Experts of the rank with the most.
   uint32_t max_local_experts;
-  /// Blocks that send in a dispatch or in the combine of a large batch: some in an operation
-  /// that both sends and receives, all in one that only sends, none in one that only receives.
+  /// Blocks that send, in a dispatch or in the combine of a large batch, if it both sends and
+  /// receives. All in one that only sends; none in a combine that only receives.
   uint32_t senders;
   /// For dividing by `capacity`.
   uint32_t magic_capacity;

@@ -50,12 +50,13 @@ struct Sum {
     }
 };
 
-// The experts' rows of a warp's items on their way into its shared memory, two at a time and four
-// at most: the lane that knows a row's place sends for all of its part at once.
+// The experts' rows of a warp's items on their way into its shared memory, in pairs, two of them
+// at most. A lane that knows where a row is copies the item's part of it, by one instruction.
 struct Rows {
     static constexpr int kRowBytes = kSlots * kSlotBytes, kBytes = 4 * kRowBytes;
+    static_assert(kBytes == EP_COMBINE_WARP_BYTES);
     uint32_t space, arrived;  // rows; an mbarrier for each pair of places
-    uint32_t turns = 0;       // the phase that each of them is in
+    uint32_t turns = 0;       // bits 0 and 2: the phase that each of them is in
     __device__ __forceinline__ Rows(char* shared, uint64_t* barriers, int lane)
         : space(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), arrived(static_cast<uint32_t>(__cvta_generic_to_shared(barriers))) {
         if (lane < 2) asm volatile("mbarrier.init.shared::cta.b64 [%0],1;\nfence.mbarrier_init.release.cluster;" ::"r"(arrived + lane * 8) : "memory");

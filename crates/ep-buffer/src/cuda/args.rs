@@ -11,6 +11,21 @@ pub const SCALE_F32: u32 = 0;
 /// Scales rounded up to powers of two, their exponents packed by four.
 pub const SCALE_UE8M0: u32 = 1;
 
+/// Threads of a block in the kernels of small batches.
+pub const THREADS_SMALL: u32 = 256;
+/// The same in a dispatch of a middling batch.
+pub const THREADS_DISPATCH: u32 = 384;
+/// The same in a combine of a middling batch.
+pub const THREADS_COMBINE: u32 = 512;
+/// The same in the kernels of large batches.
+pub const THREADS_LARGE: u32 = 512;
+/// Shared memory of each warp of a dispatch in bf16: meta lines, the image of a segment.
+pub const DISPATCH_WARP_BYTES_BF16: u32 = 2560;
+/// The same in FP8: the segment's input too.
+pub const DISPATCH_WARP_BYTES_FP8: u32 = 6400;
+/// Shared memory of each warp of a combine: parts of four rows.
+pub const COMBINE_WARP_BYTES: u32 = 8192;
+
 /// How a row is cut into segments of at most four slots of 512 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -172,8 +187,8 @@ pub struct Args {
     pub local_experts: u32,
     /// Experts of the rank with the most.
     pub max_local_experts: u32,
-    /// Blocks that send in a dispatch or in the combine of a large batch: some in an operation
-    /// that both sends and receives, all in one that only sends, none in one that only receives.
+    /// Blocks that send, in a dispatch or in the combine of a large batch, if it both sends and
+    /// receives. All in one that only sends; none in a combine that only receives.
     pub senders: u32,
     /// For dividing by `capacity`.
     pub magic_capacity: u32,

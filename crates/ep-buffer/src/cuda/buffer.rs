@@ -147,7 +147,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
             fabric,
         };
         let tokens = buffer.config.max_tokens();
-        let threads = buffer.dispatch_kernel(tokens).threads;
+        let threads = buffer.dispatch_kernel(tokens, senders).threads;
         let most = buffer.dispatch_shared(tokens, senders, threads);
         limits.within("shared memory of a block", most, 0, MAX_SHARED_BYTES)?;
         Ok(buffer)

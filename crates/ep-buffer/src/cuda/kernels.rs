@@ -1,6 +1,6 @@
 //! The kernels, loaded into a GPU's context, and how they are launched.
 
-use super::args::Args;
+use super::args::{Args, THREADS_COMBINE, THREADS_DISPATCH, THREADS_LARGE, THREADS_SMALL};
 use cudarc::driver::sys;
 use ep_transport::cuda::{CudaError, Device};
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -44,18 +44,19 @@ pub(super) struct Kernel {
 
 /// A kernel each for small, middling and large batches.
 #[derive(Clone, Copy, Debug)]
-struct Sizes {
+struct BySize {
     small: Kernel,
     middling: Kernel,
     large: Kernel,
 }
 
-impl Sizes {
-    fn of(&self, tokens: u32) -> Kernel {
+impl BySize {
+    /// `fits`: whether a kernel of so many threads can be launched for so many tokens.
+    fn of(&self, tokens: u32, fits: impl Fn(u32) -> bool) -> Kernel {
         match tokens {
             0..=SMALL_BATCH => self.small,
-            _ if tokens <= MIDDLING_BATCH => self.middling,
-            _ => self.large,
+            _ if tokens > MIDDLING_BATCH && fits(self.large.threads) => self.large,
+            _ => self.middling,
         }
     }
 }
@@ -66,10 +67,10 @@ pub(super) struct Kernels {
     device: Arc<Device>,
     module: Module,
     launch: LaunchKernel,
-    dispatch_bf16: Sizes,
-    dispatch_fp8: Sizes,
-    combine_one: Sizes,
-    combine_many: Sizes,
+    dispatch_bf16: BySize,
+    dispatch_fp8: BySize,
+    combine_one: BySize,
+    combine_many: BySize,
     push: Kernel,
     nothing: Kernel,
 }
@@ -122,14 +123,14 @@ impl Kernels {
             Ok(Kernel { function, threads })
         };
         let sizes = |[small, middling, large]: [&'static CStr; 3], threads: [u32; 3]| {
-            Ok(Sizes {
+            Ok(BySize {
                 small: kernel(small, threads[0])?,
                 middling: kernel(middling, threads[1])?,
                 large: kernel(large, threads[2])?,
             })
         };
-        let dispatch = |names| sizes(names, [256, 384, 512]);
-        let combine = |names| sizes(names, [256, 512, 512]);
+        let dispatch = |names| sizes(names, [THREADS_SMALL, THREADS_DISPATCH, THREADS_LARGE]);
+        let combine = |names| sizes(names, [THREADS_SMALL, THREADS_COMBINE, THREADS_LARGE]);
         Ok(Self {
             dispatch_bf16: dispatch([
                 c"ep_dispatch_bf16_small",
@@ -159,17 +160,18 @@ impl Kernels {
         })
     }
 
-    pub(super) fn dispatch(&self, fp8: bool, tokens: u32) -> Kernel {
+    /// `fits`: whether one of so many threads can be launched.
+    pub(super) fn dispatch(&self, fp8: bool, tokens: u32, fits: impl Fn(u32) -> bool) -> Kernel {
         match fp8 {
-            true => self.dispatch_fp8.of(tokens),
-            false => self.dispatch_bf16.of(tokens),
+            true => self.dispatch_fp8.of(tokens, fits),
+            false => self.dispatch_bf16.of(tokens, fits),
         }
     }
 
     pub(super) fn combine(&self, capacity: u32, tokens: u32) -> Kernel {
         match capacity {
-            0..=2 => self.combine_one.of(tokens),
-            _ => self.combine_many.of(tokens),
+            0..=2 => self.combine_one.of(tokens, |_| true),
+            _ => self.combine_many.of(tokens, |_| true),
         }
     }
 

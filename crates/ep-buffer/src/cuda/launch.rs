@@ -1,18 +1,18 @@
 //! From checked arguments to a kernel on a stream.
 
-use super::args::{Args, MODE_RECEIVE, MODE_SEND, SCALE_F32, SCALE_UE8M0};
+use super::args::{
+    Args, COMBINE_WARP_BYTES, DISPATCH_WARP_BYTES_BF16, DISPATCH_WARP_BYTES_FP8, MODE_RECEIVE,
+    MODE_SEND, SCALE_F32, SCALE_UE8M0,
+};
 use super::buffer::EpBuffer;
 use super::fabric::DeviceFabric;
-use super::kernels::{Kernel, Launch};
+use super::kernels::{Kernel, Launch, MAX_SHARED_BYTES};
 use super::layout::{Layout, magic};
 use super::limits::Limits;
 use super::settings::{DispatchType, ScaleFormat};
 use super::tensor::{CombineTensors, DispatchHandle, DispatchTensors, Stream, Tensor, Tokens};
 use crate::config::Config;
 use crate::error::EpError;
-
-/// Shared memory that each warp of a combine needs: parts of four rows.
-const COMBINE_BYTES_PER_WARP: u32 = 4 * 2048;
 
 impl<F: DeviceFabric> EpBuffer<F> {
     pub(super) fn dispatch_args(
@@ -107,10 +107,9 @@ impl<F: DeviceFabric> EpBuffer<F> {
 
     /// Bytes of shared memory of a block of a dispatch.
     pub(super) fn dispatch_shared(&self, tokens: u32, senders: u32, threads: u32) -> u32 {
-        // Meta lines, the image of a segment; for FP8, its input.
         let scratch = match self.config.dispatch_type() {
-            DispatchType::Bf16 => 512 + 124 * 16 + 64,
-            DispatchType::Fp8(_) => 512 + 124 * 16 + 64 + 15 * 256,
+            DispatchType::Bf16 => DISPATCH_WARP_BYTES_BF16,
+            DispatchType::Fp8(_) => DISPATCH_WARP_BYTES_FP8,
         };
         let own = tokens.div_ceil(senders) + 1;
         let sending = own * (self.layout.meta_lines * 32 + self.config.max_top_k() + 1)
@@ -121,9 +120,13 @@ impl<F: DeviceFabric> EpBuffer<F> {
         threads / 32 * scratch + 4 * sending.max(receiving) + 256
     }
 
-    pub(super) fn dispatch_kernel(&self, tokens: u32) -> Kernel {
+    /// The kernel for a batch of so many tokens: that of large ones only where its blocks have
+    /// the shared memory that it needs.
+    pub(super) fn dispatch_kernel(&self, tokens: u32, senders: u32) -> Kernel {
         let fp8 = matches!(self.config.dispatch_type(), DispatchType::Fp8(_));
-        self.kernels.dispatch(fp8, tokens)
+        self.kernels.dispatch(fp8, tokens, |threads| {
+            self.dispatch_shared(tokens, senders, threads) <= MAX_SHARED_BYTES
+        })
     }
 
     pub(super) fn plain(&self, stream: Stream) -> Launch {
@@ -143,12 +146,12 @@ impl<F: DeviceFabric> EpBuffer<F> {
         mut args: Args,
         mode: u32,
     ) -> Result<(), EpError> {
-        let kernel = self.dispatch_kernel(args.tokens);
         args.mode = mode;
         args.senders = match mode {
             MODE_SEND => self.sms,
             _ => self.senders,
         };
+        let kernel = self.dispatch_kernel(args.tokens, args.senders);
         args.magic_senders = magic(args.senders);
         let launch = Launch {
             shared_bytes: self.dispatch_shared(args.tokens, args.senders, kernel.threads),
@@ -172,10 +175,11 @@ impl<F: DeviceFabric> EpBuffer<F> {
         args.senders = match mode {
             MODE_SEND => self.sms,
             MODE_RECEIVE => 0,
+            _ if self.config.capacity() == 1 => 0,
             _ => (self.sms * 2 / 5).max(1),
         };
         let launch = Launch {
-            shared_bytes: kernel.threads / 32 * COMBINE_BYTES_PER_WARP,
+            shared_bytes: kernel.threads / 32 * COMBINE_WARP_BYTES,
             early: self.early,
             ..self.plain(stream)
         };
