@@ -250,3 +250,27 @@ impl Drop for Kernels {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_batches_have_their_kernel_where_it_fits() {
+        let kernel = |threads| Kernel {
+            function: std::ptr::null_mut(),
+            threads,
+        };
+        let kernels = BySize {
+            small: kernel(1),
+            middling: kernel(2),
+            large: kernel(3),
+        };
+        let chosen = |most: u32| {
+            [0, 16, 17, 128, 129, 65_535]
+                .map(|tokens| kernels.of(tokens, |threads| threads <= most).threads)
+        };
+        assert_eq!(chosen(3), [1, 1, 2, 2, 3, 3]);
+        assert_eq!(chosen(2), [1, 1, 2, 2, 2, 2]);
+    }
+}
