@@ -7,8 +7,10 @@ mod support;
 
 use ep_buffer::slot::{meta_stride, rows_at};
 use ep_buffer::testing::Network;
-use ep_buffer::{Config, DispatchHandle, DispatchType, EpError, ScaleFormat};
-use ep_transport::{Epoch, Rank};
+use ep_buffer::{
+    Config, DispatchHandle, DispatchOutput, DispatchType, EpBuffer, EpError, ScaleFormat,
+};
+use ep_transport::{Epoch, Fabric, Rank};
 use half::bf16;
 use proptest::prelude::*;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -212,6 +214,20 @@ fn allocates_nothing_once_warm(config: &Config) {
     assert_eq!(counts, [0, 0, 0]);
 }
 
+/// Has two tokens of ones dispatched, each to four experts of the other rank.
+fn two_tokens_to_the_other<F: Fabric>(
+    buffer: &mut EpBuffer<F>,
+) -> (DispatchHandle, DispatchOutput) {
+    let other = 1 - buffer.rank().0 as i32;
+    let idx: Vec<i32> = (0..8).map(|k| other * 4 + k % 4).collect();
+    let x = vec![bf16::ONE; 2 * buffer.config().hidden() as usize];
+    let mut received = buffer.dispatch_output().unwrap();
+    let handle = buffer
+        .dispatch(&x, &idx, &[0.25; 8], 4, &mut received)
+        .unwrap();
+    (handle, received)
+}
+
 #[test]
 fn a_token_travels_once_to_each_rank_and_one_partial_sum_comes_back() {
     let config = Config::builder(2, 8, 64, 4)
@@ -220,15 +236,8 @@ fn a_token_travels_once_to_each_rank_and_one_partial_sum_comes_back() {
         .build()
         .unwrap();
     on_ranks(&config, Network::default(), |mut buffer, _| {
-        let other = 1 - buffer.rank().0 as i32;
-        // Two tokens, each to four experts of the other rank.
-        let idx: Vec<i32> = (0..8).map(|k| other * 4 + k % 4).collect();
-        let mut received = buffer.dispatch_output().unwrap();
+        let (handle, received) = two_tokens_to_the_other(&mut buffer);
         let mut combined = buffer.combine_output().unwrap();
-        let x = [bf16::ONE; 2 * 64];
-        let handle = buffer
-            .dispatch(&x, &idx, &[0.25; 8], 4, &mut received)
-            .unwrap();
         assert_eq!(received.recv_count(), [2; 4]);
         let sent = buffer.stats().last;
         assert_eq!(sent.bytes, rows_at(2, 4) + 2 * 128);
@@ -239,7 +248,7 @@ fn a_token_travels_once_to_each_rank_and_one_partial_sum_comes_back() {
             .combine(&handle, received.recv_x(), &mut combined)
             .unwrap();
         assert_eq!(buffer.stats().last.bytes, 64 + 2 * 128);
-        assert_eq!(combined.x(), x);
+        assert_eq!(combined.x(), [bf16::ONE; 2 * 64]);
         let stats = buffer.stats();
         assert_eq!((stats.operations, stats.losses), (2, 0));
         assert_eq!(stats.tokens_per_expert, [2; 4]);
@@ -257,14 +266,8 @@ fn in_fp8_half_of_the_bytes_travel_and_partial_sums_stay_bf16() {
             .build()
             .unwrap();
         on_ranks(&config, Network::default(), |mut buffer, _| {
-            let other = 1 - buffer.rank().0 as i32;
-            let idx: Vec<i32> = (0..8).map(|k| other * 4 + k % 4).collect();
-            let mut received = buffer.dispatch_output().unwrap();
+            let (handle, _received) = two_tokens_to_the_other(&mut buffer);
             let mut combined = buffer.combine_output().unwrap();
-            let x = [bf16::ONE; 2 * 256];
-            let handle = buffer
-                .dispatch(&x, &idx, &[0.25; 8], 4, &mut received)
-                .unwrap();
             let sent = buffer.stats().last;
             assert_eq!(sent.bytes, rows_at(2, 4) + 2 * (256 + scales));
             let expert_out = buffer.expert_output().unwrap();

@@ -9,9 +9,8 @@ pub struct Settings {
     /// Streaming multiprocessors that an operation occupies, one thread block each; `None`
     /// for all. They must be free at the same time: blocks wait for one another.
     pub sms: Option<u32>,
-    /// Of these, the ones that send in a dispatch; `None` for a quarter, and at
-    /// least as many as ranks there can be. In the combine of a
-    /// batch of more than 128 tokens two fifths send.
+    /// Of these, the ones that send in a dispatch; `None` for a quarter, and at least as many as
+    /// ranks there can be. In the combine of a batch of more than 128 tokens two fifths send.
     pub senders: Option<u32>,
     /// Kernels are brought onto the GPU while those before them are still running there
     /// (programmatic launch), which saves about a microsecond for each. Not for ranks that
