@@ -3,15 +3,15 @@
 use super::error::CudaError;
 use cudarc::driver::sys;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// An opaque pointer of the driver.
 pub(super) type Handle = *mut c_void;
 
 /// For each function of the driver its name, and a method that turns its result into one of
-/// ours.
+/// ours, and maybe holds a lock meanwhile.
 macro_rules! functions {
-    ($($method:ident = $name:literal ($($arg:ident: $type:ty),*);)*) => {
+    ($($method:ident = $name:literal ($($arg:ident: $type:ty),*) $(under $lock:ident)?;)*) => {
         #[derive(Clone, Copy)]
         struct Functions {
             $($method: unsafe extern "C" fn($($type),*) -> u32,)*
@@ -31,6 +31,7 @@ macro_rules! functions {
                 /// # Safety
                 /// What the driver's documentation asks for.
                 pub(super) unsafe fn $method(&self, $($arg: $type),*) -> Result<(), CudaError> {
+                    $(let _held = self.$lock.lock().unwrap_or_else(PoisonError::into_inner);)?
                     // SAFETY: passed on to our caller.
                     self.check($name, unsafe { (self.functions.$method)($($arg),*) })
                 }
@@ -69,19 +70,19 @@ functions! {
     mem_granularity = "cuMemGetAllocationGranularity"
         (bytes: *mut usize, of: *const sys::CUmemAllocationProp, which: c_uint);
     mem_create = "cuMemCreate"
-        (handle: *mut u64, bytes: usize, of: *const sys::CUmemAllocationProp, flags: u64);
-    mem_release = "cuMemRelease" (handle: u64);
+        (handle: *mut u64, bytes: usize, of: *const sys::CUmemAllocationProp, flags: u64) under mappings;
+    mem_release = "cuMemRelease" (handle: u64) under mappings;
     mem_export = "cuMemExportToShareableHandle"
-        (file: *mut c_void, handle: u64, kind: sys::CUmemAllocationHandleType, flags: u64);
+        (file: *mut c_void, handle: u64, kind: sys::CUmemAllocationHandleType, flags: u64) under mappings;
     mem_import = "cuMemImportFromShareableHandle"
-        (handle: *mut u64, file: *mut c_void, kind: sys::CUmemAllocationHandleType);
+        (handle: *mut u64, file: *mut c_void, kind: sys::CUmemAllocationHandleType) under mappings;
     address_reserve = "cuMemAddressReserve"
-        (address: *mut u64, bytes: usize, alignment: usize, hint: u64, flags: u64);
-    address_free = "cuMemAddressFree" (address: u64, bytes: usize);
-    mem_map = "cuMemMap" (address: u64, bytes: usize, offset: usize, handle: u64, flags: u64);
-    mem_unmap = "cuMemUnmap" (address: u64, bytes: usize);
+        (address: *mut u64, bytes: usize, alignment: usize, hint: u64, flags: u64) under mappings;
+    address_free = "cuMemAddressFree" (address: u64, bytes: usize) under mappings;
+    mem_map = "cuMemMap" (address: u64, bytes: usize, offset: usize, handle: u64, flags: u64) under mappings;
+    mem_unmap = "cuMemUnmap" (address: u64, bytes: usize) under mappings;
     mem_set_access = "cuMemSetAccess"
-        (address: u64, bytes: usize, of: *const sys::CUmemAccessDesc, count: usize);
+        (address: u64, bytes: usize, of: *const sys::CUmemAccessDesc, count: usize) under mappings;
 }
 
 /// # Safety
@@ -100,6 +101,9 @@ unsafe fn lookup<F: Copy>(name: &'static str) -> Result<F, CudaError> {
 pub struct Driver {
     functions: Functions,
     error_name: unsafe extern "C" fn(u32, *mut *const c_char) -> u32,
+    /// Driver 580 corrupts its memory when several threads take mappings of one allocation away
+    /// at the same time.
+    mappings: Mutex<()>,
 }
 
 impl std::fmt::Debug for Driver {
@@ -131,6 +135,7 @@ impl Driver {
             functions: Functions::load()?,
             // SAFETY: the signature is that of the driver's header.
             error_name: unsafe { lookup("cuGetErrorName")? },
+            mappings: Mutex::new(()),
         };
         // SAFETY: takes no pointers.
         unsafe { driver.init(0)? };
