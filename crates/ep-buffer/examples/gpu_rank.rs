@@ -76,7 +76,7 @@ fn rank(args: &Args) -> Result<()> {
         incarnation: buffer.fabric().incarnation().0,
         pid: std::process::id(),
     });
-    let data = Data::new(&config, common.seed, common.routing);
+    let data = Data::new(&config, args);
     let me = buffer.rank();
     let layers = match args.mode {
         Mode::Bench => 1,

@@ -33,6 +33,10 @@ pub(crate) struct Args {
     /// The GPU; by default the one whose number is the rank, modulo how many there are.
     #[arg(long)]
     pub(crate) gpu: Option<u32>,
+    /// Tokens of rank 0, where ranks bring different numbers: the last brings `--tokens`, and
+    /// those between are evenly apart. All bring `--tokens` by default.
+    #[arg(long)]
+    pub(crate) least_tokens: Option<u32>,
     #[command(flatten)]
     pub(crate) common: moe::Args,
 }
@@ -42,6 +46,14 @@ impl Args {
     pub(crate) fn config(&self) -> anyhow::Result<Config> {
         ensure!(self.layers > 0, "--layers 0: at least 1");
         self.common.buffer_of_rounds(2 * self.layers)
+    }
+
+    /// Tokens that `rank` brings.
+    pub(crate) fn tokens_of(&self, rank: u32) -> u32 {
+        let (most, last) = (self.common.tokens, self.common.capacity - 1);
+        let fewer = most.saturating_sub(self.least_tokens.unwrap_or(most));
+        let behind = u64::from(last.saturating_sub(rank)) * u64::from(fewer);
+        most - (behind / u64::from(last.max(1))) as u32
     }
 
     pub(crate) fn settings(&self) -> Settings {

@@ -1,6 +1,7 @@
 //! What each rank brings, and what experts make of it: pure functions of the seed, so that any
 //! rank knows what any other has.
 
+use crate::gpu_args::Args;
 use crate::moe::routing::{Choices, Routing};
 use ep_buffer::Config;
 use ep_buffer::testing::reference::Batch;
@@ -19,11 +20,14 @@ pub(crate) struct Data {
     config: Config,
     seed: u64,
     routing: Routing,
+    /// Of each rank.
+    tokens: Vec<u32>,
     pool: Vec<bf16>,
 }
 
 impl Data {
-    pub(crate) fn new(config: &Config, seed: u64, routing: Routing) -> Self {
+    pub(crate) fn new(config: &Config, args: &Args) -> Self {
+        let (seed, routing) = (args.common.seed, args.common.routing);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let values = POOL + config.hidden() as usize;
         let mut value = || bf16::from_f32(rng.random_range(-3.0..3.0));
@@ -31,6 +35,7 @@ impl Data {
             config: config.clone(),
             seed,
             routing,
+            tokens: (0..config.capacity()).map(|r| args.tokens_of(r)).collect(),
             pool: (0..values).map(|_| value()).collect(),
         }
     }
@@ -55,7 +60,7 @@ impl Data {
             top_k,
             ..Batch::default()
         };
-        for token in 0..self.config.max_tokens() {
+        for token in 0..self.tokens[rank.index()] {
             let choices = Choices::random(self.routing, (experts, at_rank_0), top_k, &mut rng);
             batch.topk_idx.extend(choices.experts);
             batch.topk_weights.extend(choices.weights);

@@ -151,6 +151,7 @@ fn arguments(args: &Args, shape: &Shape, seed: u64, store: &str) -> Vec<String> 
         ("experts", shape.experts.to_string()),
         ("hidden", HIDDEN.to_string()),
         ("tokens", shape.tokens.to_string()),
+        ("least-tokens", shape.least_tokens.to_string()),
         ("top-k", TOP_K.to_string()),
         ("dispatch", name_of(shape.dispatch)),
         ("routing", name_of(shape.routing)),

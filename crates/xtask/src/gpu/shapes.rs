@@ -27,6 +27,8 @@ pub(super) enum Routing {
 pub(super) struct Shape {
     pub(super) ranks: u32,
     pub(super) tokens: u32,
+    /// Of rank 0; the last rank has `tokens`, those between are evenly apart.
+    pub(super) least_tokens: u32,
     pub(super) experts: u32,
     pub(super) dispatch: Dispatch,
     pub(super) routing: Routing,
@@ -49,11 +51,12 @@ const BARS: [(u32, u32, u32, Dispatch, f64, f64); 7] = [
 ];
 
 /// What is timed with `ranks` ranks: what has a bar with these or with others, skewed
-/// routing, and large batches.
+/// routing, large batches, and ranks of which one has no tokens.
 pub(super) fn shapes(ranks: u32) -> Vec<Shape> {
     let plain = |tokens, experts, dispatch, routing| Shape {
         ranks,
         tokens,
+        least_tokens: tokens,
         experts,
         dispatch,
         routing,
@@ -81,6 +84,12 @@ pub(super) fn shapes(ranks: u32) -> Vec<Shape> {
     }
     shapes.push(plain(512, 288, Dispatch::Bf16, Routing::Even));
     shapes.push(plain(4096, 288, Dispatch::Fp8, Routing::Even));
+    for tokens in [512, 4096] {
+        shapes.push(Shape {
+            least_tokens: 0,
+            ..plain(tokens, 288, Dispatch::Fp8, Routing::Even)
+        });
+    }
     shapes
 }
 
@@ -98,11 +107,12 @@ mod tests {
             assert!(shapes.iter().all(|shape| shape.ranks == ranks));
             let of = |shape: &Shape| (shape.tokens, shape.dispatch, shape.routing);
             for (tokens, dispatch) in BARS.map(|bar| (bar.1, bar.3)) {
-                let rows = shapes
-                    .iter()
-                    .filter(|s| of(s) == (tokens, dispatch, Routing::Even));
+                let rows = shapes.iter().filter(|s| {
+                    of(s) == (tokens, dispatch, Routing::Even) && s.least_tokens == tokens
+                });
                 assert_eq!(rows.count(), 1, "{ranks} ranks, {tokens} tokens");
             }
+            assert!(shapes.iter().any(|shape| shape.least_tokens == 0));
             for routing in Routing::value_variants() {
                 assert!(shapes.iter().any(|shape| shape.routing == *routing));
             }

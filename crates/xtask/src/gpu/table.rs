@@ -66,6 +66,10 @@ pub(super) const HEAD: &str = "ranks tokens experts type routing   | dispatch   
 pub(super) fn line(row: &Row) -> String {
     let time = |time: Option<f64>| time.map_or_else(|| "-".to_owned(), |us| format!("{us:.1}"));
     let shape = &row.shape;
+    let tokens = match shape.least_tokens {
+        least if least < shape.tokens => format!("{least}-{}", shape.tokens),
+        _ => shape.tokens.to_string(),
+    };
     let verdict = match row.met {
         Some(true) => "met",
         Some(false) => "not met",
@@ -74,7 +78,7 @@ pub(super) fn line(row: &Row) -> String {
     format!(
         "{:>5} {:>6} {:>7} {:<4} {:<9} | {:>8} {:>6} {:>5} {:>6} {:>7} {:>10.1} {:<8} | {:>6} {:>6} {verdict}",
         shape.ranks,
-        shape.tokens,
+        tokens,
         shape.experts,
         name_of(shape.dispatch),
         name_of(shape.routing),
