@@ -25,9 +25,8 @@ struct Item {
     }
 };
 
-// Adds the partial sums of the ranks in `need`, up to B at a time so that their lines are
-// loaded together. Returns those that did not answer.
-template <int B>
+// Adds the partial sums of the ranks in `need`, one after the other: two at a time would not fit
+// the registers. Returns those that did not answer.
 __device__ __forceinline__ uint32_t add_partials(const EpArgs& a, const Operation& o, EpReport* report, const char* rows, int token, int segment,
                                                  int slots, bool tagged, bool few, uint32_t need, Sum& sum, int lane, uint64_t& began) {
     uint32_t absent = need & ~o.reachable;
@@ -35,60 +34,29 @@ __device__ __forceinline__ uint32_t add_partials(const EpArgs& a, const Operatio
     need &= o.reachable;
 #pragma unroll 1
     while (need) {
-        Segment v[B];
-        const char* from[B];
-        int rank[B];
-        uint32_t tag[B];
-        uint32_t left = need;
-#pragma unroll
-        for (int j = 0; j < B; j++) {
-            rank[j] = left ? __ffs(left) - 1 : -1;
-            left &= left - 1;
-            tag[j] = o.tag_from(rank[j] & 31);
-            from[j] = rows + (static_cast<size_t>(rank[j] & 31) * a.max_tokens + token) * a.row_bytes + segment * kSlots * kSlotBytes;
-        }
+        int rank = __ffs(need) - 1;
+        need &= need - 1;
+        const uint32_t tag = o.tag_from(rank);
+        const char* const from = rows + (static_cast<size_t>(rank) * a.max_tokens + token) * a.row_bytes + segment * kSlots * kSlotBytes;
+        Segment v;
 #pragma unroll 1
-        for (int polls = 1;; polls++) {
-            bool all = true;
-            if (!few) {
-                uint32_t w[B];
-#pragma unroll
-                for (int j = 0; j < B; j++) w[j] = rank[j] >= 0 ? load_sys(from[j] + (slots - 1) * kSlotBytes + lane * 16).w : tag[j];
-#pragma unroll
-                for (int j = 0; j < B; j++) all &= !tagged || w[j] == tag[j];
-                all = __all_sync(~0u, all);
-            }
+        for (int polls = 1; rank >= 0; polls++) {
             const bool look = polls % kPollsPerLook == 0;
-            if (all || look) {
-                bool complete[B];
-                all = true;
-#pragma unroll
-                for (int j = 0; j < B; j++)
-                    if (rank[j] >= 0) load_lines(from[j], v[j], slots, tag[j], lane);
-#pragma unroll
-                for (int j = 0; j < B; j++) {
-                    complete[j] = rank[j] < 0 || lines_complete(v[j], tag[j], tagged);
-                    all &= complete[j];
-                }
-                if (all) break;
-                if (look)
-#pragma unroll
-                    for (int j = 0; j < B; j++)
-                        if (!complete[j] && __any_sync(~0u, lane == 0 && is_over(a, &report->lost, rank[j], o.epoch, began))) {
-                            if (lane == 0) give_up(a, &report->lost, rank[j], o.epoch);
-                            absent |= 1u << rank[j];
-                            need &= ~(1u << rank[j]);
-                            rank[j] = -1;
-                        }
+            bool all = true;
+            if (!few) all = __all_sync(~0u, !tagged || load_sys(from + (slots - 1) * kSlotBytes + lane * 16).w == tag);
+            if (!all && !look) continue;
+            load_lines(from, v, slots, tag, lane);
+            if (lines_complete(v, tag, tagged)) break;
+            if (look && __any_sync(~0u, lane == 0 && is_over(a, &report->lost, rank, o.epoch, began))) {
+                if (lane == 0) give_up(a, &report->lost, rank, o.epoch);
+                absent |= 1u << rank;
+                rank = -1;
             }
         }
-#pragma unroll
-        for (int j = 0; j < B; j++)
-            if (rank[j] >= 0) {
-                need &= ~(1u << rank[j]);
-                unpack_lines(v[j], tagged);
-                sum.add(v[j]);
-            }
+        if (rank >= 0) {
+            unpack_lines(v, tagged);
+            sum.add(v);
+        }
     }
     return absent;
 }
@@ -98,14 +66,14 @@ __device__ __forceinline__ uint32_t add_partials(const EpArgs& a, const Operatio
 template <int NT, bool LARGE>
 __device__ constexpr int head_start() { return LARGE ? 6000 : NT == 256 ? 0 : 1500; }
 
-template <int NT, int B, bool LARGE>
+template <int NT, bool LARGE>
 __device__ __forceinline__ void combine(const EpArgs& a) {
     constexpr int NW = NT / 32;
     extern __shared__ __align__(128) char shared[];
     __shared__ uint64_t barriers[NW][2];
     __shared__ Operation operation;
     __shared__ Notice table_read;
-    __shared__ uint32_t absent_in_block, fixing;
+    __shared__ uint32_t absent_in_block, fixing, present;
     __shared__ int dealt;  // items of a large batch that the block's warps have taken
     const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, b = blockIdx.x, blocks = gridDim.x, R = a.capacity, K = a.max_top_k, me = a.me;
     const Geometry g(a.combine);
@@ -146,10 +114,14 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
     await_previous_kernel();
     // Loaded before the number of items is known: right unless it is an own one.
     EpEntry current = R > 1 && sending && returns ? entry_of(first) : EpEntry{-1, 0.f}, next;
-    const uint32_t present = handle->present;
     const int most_tokens = handle->most_tokens;
     if (warp == NW - 1) {
+        const uint64_t lost = load_sys64(&handle->lost.epoch[lane]), dispatched = handle->epoch;
+        const uint32_t there = handle->present;
         begin_operation(a, operation, lane);
+        // Not those that were given up in the middle of the dispatch.
+        const uint32_t answered = there & __ballot_sync(~0u, lost != dispatched + 1);
+        if (lane == 0) present = answered;
         table_read.publish();
     }
     const int sums = R > 1 ? most_tokens * g.segments * (R - 1) : 0;
@@ -167,7 +139,7 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
     const int dealt_from = first - warp * alike;
     const bool few = !LARGE && items <= step;
     char* const partials = half_of(a, me, o.epoch) + a.rows_at;
-    if (first >= others && R > 1 && sending)
+    if (first >= others && first < items && sending && o.reachable & present & ~(1u << me))
         for (const long long since = clock64(); clock64() - since < head_start<NT, LARGE>();) __nanosleep(20);
     if (!begun && first < items) {
         current = entry_of(first);
@@ -207,7 +179,7 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
             Segment u;
             if (item.own) {
                 const uint32_t need = sent & o.active & ~(1u << me) & ~left_out;
-                const uint32_t absent = add_partials<B>(a, o, report, partials, item.token, item.segment, slots, map.tagged, few, need, sum, lane, began);
+                const uint32_t absent = add_partials(a, o, report, partials, item.token, item.segment, slots, map.tagged, few, need, sum, lane, began);
                 if (absent && lane == 0) atomicOr(&absent_in_block, absent);
                 const uint32_t summed = (need | (sent & 1u << me)) & ~absent;
                 const uint32_t missing = __ballot_sync(~0u, owner != 0xff && !(summed >> (owner & 31) & 1));
@@ -246,6 +218,9 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
                 __threadfence();
                 fixing = atomicExch(&report->fixed_by, static_cast<uint32_t>(o.epoch + 1)) != static_cast<uint32_t>(o.epoch + 1);
                 while (fixing && load_sys64(&table_of(a)->ended.count) / EP_OPERATION == o.index) __nanosleep(200);
+                // Nothing orders what others wrote before their counting; it arrives within this time.
+                if (fixing)
+                    for (const uint64_t since = now_ns(); now_ns() - since < 20000;) __nanosleep(1000);
                 __threadfence();
             }
         }

@@ -96,7 +96,7 @@ __device__ __noinline__ void recount(const EpArgs& a, const Operation& o, Counts
                 if (static_cast<uint32_t>(v >> 32) == tag) break;
             }
             const uint32_t n = static_cast<uint32_t>(v);
-            c.words[r * c.stride + i] = static_cast<int>(i == c.max_experts ? min(n, a.max_tokens) : n);
+            c.words[r * c.stride + i] = static_cast<int>(i <= c.max_experts ? min(n, a.max_tokens) : n);
         }
     }
     __syncwarp();
@@ -176,11 +176,12 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
 #pragma unroll 1
     for (int i = tid; i < words; i += NT) {
         const int r = div_by(i, a.magic_count_words);
-        const bool tokens = i == r * counts.stride + counts.max_experts;
+        const int word = i - r * counts.stride;
         const uint32_t n = o.active >> r & 1 ? wait_for_count(a, mine + a.counts_at + static_cast<size_t>(i) * 8, r, o.tag_from(r), o.epoch, &handle->lost,
-                                                              &missed, block == 0 && tokens)
+                                                              &missed, block == 0 && word == counts.max_experts)
                                              : 0;
-        space[i] = tokens ? min(n, a.max_tokens) : n;  // what others say must not lead out of the buffer
+        // Rows of an expert and tokens; what others say must not lead out of the buffer.
+        space[i] = word <= counts.max_experts ? min(n, a.max_tokens) : n;
     }
     __syncthreads();
     // Rows in bf16 make more packets than there are warps, and pay for being looked at ahead: the

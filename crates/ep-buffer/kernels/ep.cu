@@ -15,13 +15,9 @@ EP_KERNEL(ep_dispatch_bf16_large, EP_THREADS_LARGE, (ep::dispatch<false, EP_THRE
 EP_KERNEL(ep_dispatch_fp8_small, EP_THREADS_SMALL, (ep::dispatch<true, EP_THREADS_SMALL, false>))
 EP_KERNEL(ep_dispatch_fp8_middling, EP_THREADS_DISPATCH, (ep::dispatch<true, EP_THREADS_DISPATCH, false>))
 EP_KERNEL(ep_dispatch_fp8_large, EP_THREADS_LARGE, (ep::dispatch<true, EP_THREADS_LARGE, true>))
-// Partial sums of that many ranks are loaded together.
-EP_KERNEL(ep_combine_1_small, EP_THREADS_SMALL, (ep::combine<EP_THREADS_SMALL, 1, false>))
-EP_KERNEL(ep_combine_1_middling, EP_THREADS_COMBINE, (ep::combine<EP_THREADS_COMBINE, 1, false>))
-EP_KERNEL(ep_combine_1_large, EP_THREADS_LARGE, (ep::combine<EP_THREADS_LARGE, 1, true>))
-EP_KERNEL(ep_combine_2_small, EP_THREADS_SMALL, (ep::combine<EP_THREADS_SMALL, 2, false>))
-EP_KERNEL(ep_combine_2_middling, EP_THREADS_COMBINE, (ep::combine<EP_THREADS_COMBINE, 2, false>))
-EP_KERNEL(ep_combine_2_large, EP_THREADS_LARGE, (ep::combine<EP_THREADS_LARGE, 2, true>))
+EP_KERNEL(ep_combine_small, EP_THREADS_SMALL, (ep::combine<EP_THREADS_SMALL, false>))
+EP_KERNEL(ep_combine_middling, EP_THREADS_COMBINE, (ep::combine<EP_THREADS_COMBINE, false>))
+EP_KERNEL(ep_combine_large, EP_THREADS_LARGE, (ep::combine<EP_THREADS_LARGE, true>))
 
 extern "C" __global__ void __launch_bounds__(512, 1) ep_push(const __grid_constant__ EpArgs a, uint64_t bytes) { ep::push_bytes(a, bytes); }
 extern "C" __global__ void __launch_bounds__(512, 1) ep_nothing(const __grid_constant__ EpArgs a) {}

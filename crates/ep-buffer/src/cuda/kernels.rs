@@ -13,8 +13,10 @@ static BINARY: &[u8] = include_bytes!("../../kernels/ep.fatbin");
 pub(super) const MAX_SHARED_BYTES: u32 = 200 << 10;
 /// Batches of up to so many tokens run with fewer threads, which start sooner.
 const SMALL_BATCH: u32 = 16;
-/// Batches of more tokens run with kernels that have work for each warp many times over.
-const MIDDLING_BATCH: u32 = 128;
+/// Batches of more tokens are dispatched by kernels that have work for each warp many times over.
+const MIDDLING_DISPATCH: u32 = 128;
+/// The same for combines, whose middling kernel is the faster one up to there.
+const MIDDLING_COMBINE: u32 = 256;
 
 type Module = *mut c_void;
 type Function = *mut c_void;
@@ -47,6 +49,8 @@ pub(super) struct Kernel {
 struct BySize {
     small: Kernel,
     middling: Kernel,
+    /// Tokens up to which `middling` is taken.
+    middling_batch: u32,
     large: Kernel,
 }
 
@@ -55,7 +59,7 @@ impl BySize {
     fn of(&self, tokens: u32, fits: impl Fn(u32) -> bool) -> Kernel {
         match tokens {
             0..=SMALL_BATCH => self.small,
-            _ if tokens > MIDDLING_BATCH && fits(self.large.threads) => self.large,
+            _ if tokens > self.middling_batch && fits(self.large.threads) => self.large,
             _ => self.middling,
         }
     }
@@ -69,8 +73,7 @@ pub(super) struct Kernels {
     launch: LaunchKernel,
     dispatch_bf16: BySize,
     dispatch_fp8: BySize,
-    combine_one: BySize,
-    combine_many: BySize,
+    combine: BySize,
     push: Kernel,
     nothing: Kernel,
 }
@@ -122,15 +125,16 @@ impl Kernels {
             }
             Ok(Kernel { function, threads })
         };
-        let sizes = |[small, middling, large]: [&'static CStr; 3], threads: [u32; 3]| {
+        let sizes = |[small, middling, large]: [&'static CStr; 3], threads, middling_batch| {
             Ok(BySize {
-                small: kernel(small, threads[0])?,
-                middling: kernel(middling, threads[1])?,
-                large: kernel(large, threads[2])?,
+                small: kernel(small, THREADS_SMALL)?,
+                middling: kernel(middling, threads)?,
+                middling_batch,
+                large: kernel(large, THREADS_LARGE)?,
             })
         };
-        let dispatch = |names| sizes(names, [THREADS_SMALL, THREADS_DISPATCH, THREADS_LARGE]);
-        let combine = |names| sizes(names, [THREADS_SMALL, THREADS_COMBINE, THREADS_LARGE]);
+        let dispatch = |names| sizes(names, THREADS_DISPATCH, MIDDLING_DISPATCH);
+        let combine = |names| sizes(names, THREADS_COMBINE, MIDDLING_COMBINE);
         Ok(Self {
             dispatch_bf16: dispatch([
                 c"ep_dispatch_bf16_small",
@@ -142,15 +146,10 @@ impl Kernels {
                 c"ep_dispatch_fp8_middling",
                 c"ep_dispatch_fp8_large",
             ])?,
-            combine_one: combine([
-                c"ep_combine_1_small",
-                c"ep_combine_1_middling",
-                c"ep_combine_1_large",
-            ])?,
-            combine_many: combine([
-                c"ep_combine_2_small",
-                c"ep_combine_2_middling",
-                c"ep_combine_2_large",
+            combine: combine([
+                c"ep_combine_small",
+                c"ep_combine_middling",
+                c"ep_combine_large",
             ])?,
             push: kernel(c"ep_push", 512)?,
             nothing: kernel(c"ep_nothing", 512)?,
@@ -168,11 +167,8 @@ impl Kernels {
         }
     }
 
-    pub(super) fn combine(&self, capacity: u32, tokens: u32) -> Kernel {
-        match capacity {
-            0..=2 => self.combine_one.of(tokens, |_| true),
-            _ => self.combine_many.of(tokens, |_| true),
-        }
+    pub(super) fn combine(&self, tokens: u32) -> Kernel {
+        self.combine.of(tokens, |_| true)
     }
 
     pub(super) fn push(&self) -> Kernel {
@@ -264,6 +260,7 @@ mod tests {
         let kernels = BySize {
             small: kernel(1),
             middling: kernel(2),
+            middling_batch: 128,
             large: kernel(3),
         };
         let chosen = |most: u32| {

@@ -170,7 +170,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
         mut args: Args,
         mode: u32,
     ) -> Result<(), EpError> {
-        let kernel = self.kernels.combine(self.config.capacity(), args.tokens);
+        let kernel = self.kernels.combine(args.tokens);
         args.mode = mode;
         args.senders = match mode {
             MODE_SEND => self.sms,

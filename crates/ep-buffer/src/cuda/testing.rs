@@ -1,10 +1,14 @@
 //! Several ranks of GPUs in one process, for tests and benchmarks of kernels.
 //!
 //! Ranks are dealt out to the GPUs that there are; those that share one must share its
-//! multiprocessors ([`super::Settings::sms`]), since their kernels wait for one another.
+//! multiprocessors ([`super::Settings::sms`]), since their kernels wait for one another, and make
+//! their streams one after the other: the driver may give the same queue of the GPU to streams
+//! that are made at the same time.
 
 use super::buffer::EpBuffer;
 use super::fabric::DeviceFabric;
+use super::layout::Layout;
+use super::tensor::Tensor;
 use crate::config::Config;
 use ep_transport::cuda::table::Table;
 use ep_transport::cuda::{
@@ -30,6 +34,17 @@ impl Member {
     #[must_use]
     pub fn control(&self) -> &DeviceControl {
         &self.control
+    }
+
+    /// The words in this rank's own window by which `source` tells it, in the dispatch of
+    /// `epoch`, how many rows each expert and how many tokens come: (tag << 32 | word).
+    #[must_use]
+    pub fn counts_from(&self, config: &Config, source: Rank, epoch: Epoch) -> Tensor {
+        let layout = Layout::new(config);
+        let bytes = u64::from(layout.count_words) * 8;
+        let own = self.windows.base() + u64::from(self.rank.0) * self.windows.stride();
+        let half = own + epoch.0 % 2 * layout.half_bytes;
+        Tensor::new(half + layout.counts_at + u64::from(source.0) * bytes, bytes)
     }
 }
 

@@ -2,25 +2,36 @@
 
 use crate::rank::{Batch, GpuRank};
 use ep_buffer::Config;
-use ep_buffer::cuda::Settings;
 use ep_buffer::cuda::testing::{Member, cluster, device_count};
-use ep_transport::Rank;
+use ep_buffer::cuda::{Settings, Tensor};
+use ep_transport::{Epoch, Rank};
 use half::bf16;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 const RANKS: u32 = 3;
-const HIDDEN: usize = 512;
 const TOP_K: usize = 4;
 const EXPERTS: usize = 12;
+/// Tokens of each rank, and elements of a row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    pub(crate) tokens: usize,
+    pub(crate) hidden: usize,
+}
+
 const TIME_OUT: Duration = Duration::from_millis(300);
 
-fn config(tokens: usize) -> Config {
-    Config::builder(RANKS, EXPERTS as u32, HIDDEN as u32, tokens as u32)
-        .max_top_k(TOP_K as u32)
-        .time_out(TIME_OUT)
-        .build()
-        .unwrap()
+fn config(size: Size) -> Config {
+    Config::builder(
+        RANKS,
+        EXPERTS as u32,
+        size.hidden as u32,
+        size.tokens as u32,
+    )
+    .max_top_k(TOP_K as u32)
+    .time_out(TIME_OUT)
+    .build()
+    .unwrap()
 }
 
 fn settings() -> Settings {
@@ -31,18 +42,18 @@ fn settings() -> Settings {
     }
 }
 
-/// Token t chooses experts t, t + 1, t + 5 and t + 6, so each token needs all ranks.
-fn batch(rank: usize, tokens: usize) -> Batch {
+/// Token t chooses experts t, t + 1, t + 5 and t + 6: of two ranks or of all three.
+fn batch(rank: usize, size: Size) -> Batch {
     let choice = |t: usize, k: usize| ((t + [0, 1, 5, 6][k]) % EXPERTS) as i32;
     Batch {
         top_k: TOP_K,
-        x: (0..tokens * HIDDEN)
+        x: (0..size.tokens * size.hidden)
             .map(|i| bf16::from_f32(((i * 7 + rank * 13) % 64) as f32 - 32.0))
             .collect(),
-        topk_idx: (0..tokens * TOP_K)
+        topk_idx: (0..size.tokens * TOP_K)
             .map(|i| choice(i / TOP_K, i % TOP_K))
             .collect(),
-        weights: (0..tokens * TOP_K)
+        weights: (0..size.tokens * TOP_K)
             .map(|i| [0.5, 0.25, 0.125, 0.0625][i % TOP_K])
             .collect(),
     }
@@ -52,6 +63,7 @@ fn batch(rank: usize, tokens: usize) -> Batch {
 fn check_sums(rank: &GpuRank, own: &Batch, without: Option<u32>) {
     let local = EXPERTS / RANKS as usize;
     let (sums, missing) = rank.fetch_sums();
+    let hidden = own.x.len() / own.tokens();
     for t in 0..own.tokens() {
         let lost = |k: usize| {
             let owner = own.topk_idx[t * TOP_K + k] as usize / local;
@@ -63,9 +75,9 @@ fn check_sums(rank: &GpuRank, own: &Batch, without: Option<u32>) {
             .filter(|k| !lost(*k))
             .map(|k| own.weights[t * TOP_K + k])
             .sum();
-        for c in 0..HIDDEN {
-            let want = own.x[t * HIDDEN + c].to_f32() * weight;
-            let got = sums[t * HIDDEN + c].to_f32();
+        for c in 0..hidden {
+            let want = own.x[t * hidden + c].to_f32() * weight;
+            let got = sums[t * hidden + c].to_f32();
             assert!(
                 (got - want).abs() <= want.abs() / 64.0,
                 "token {t}, {c}: {got} for {want}"
@@ -74,8 +86,8 @@ fn check_sums(rank: &GpuRank, own: &Batch, without: Option<u32>) {
     }
 }
 
-fn on_ranks(tokens: usize, run: impl Fn(GpuRank, Batch, &Barrier) + Sync) {
-    let (config, settings) = (config(tokens), settings());
+fn on_ranks(size: Size, run: impl Fn(GpuRank, Batch, &Barrier) + Sync) {
+    let (config, settings) = (config(size), settings());
     let members: Vec<Member> = cluster(&config).unwrap();
     let barrier = Barrier::new(members.len());
     std::thread::scope(|scope| {
@@ -83,7 +95,7 @@ fn on_ranks(tokens: usize, run: impl Fn(GpuRank, Batch, &Barrier) + Sync) {
             let (config, barrier, run) = (&config, &barrier, &run);
             scope.spawn(move || {
                 let mut rank = GpuRank::new(config, settings, member);
-                let own = batch(r, tokens);
+                let own = batch(r, size);
                 rank.load(&own);
                 rank.use_received_as_output();
                 barrier.wait();
@@ -103,9 +115,9 @@ fn pair(rank: &mut GpuRank) -> Duration {
 }
 
 /// One rank takes part in two pairs and then no more; nobody tells the others.
-pub(crate) fn silent_rank(tokens: usize) {
+pub(crate) fn silent_rank(size: Size) {
     const SILENT: u32 = 1;
-    on_ranks(tokens, |mut rank, own, barrier| {
+    on_ranks(size, |mut rank, own, barrier| {
         for _ in 0..2 {
             pair(&mut rank);
             check_sums(&rank, &own, None);
@@ -133,9 +145,9 @@ pub(crate) fn silent_rank(tokens: usize) {
 }
 
 /// One rank dispatches and does not combine: sums of the others are without it, all of them.
-pub(crate) fn silent_in_the_middle(tokens: usize) {
+pub(crate) fn silent_in_the_middle(size: Size) {
     const SILENT: u32 = 2;
-    on_ranks(tokens, |mut rank, own, barrier| {
+    on_ranks(size, |mut rank, own, barrier| {
         pair(&mut rank);
         barrier.wait();
         if rank.buffer.rank() == Rank(SILENT) {
@@ -151,9 +163,9 @@ pub(crate) fn silent_in_the_middle(tokens: usize) {
 }
 
 /// The host knows of a death: nobody waits for the time-out, also not while waiting already.
-pub(crate) fn known_death(tokens: usize) {
+pub(crate) fn known_death(size: Size) {
     const DEAD: u32 = 1;
-    on_ranks(tokens, |mut rank, own, barrier| {
+    on_ranks(size, |mut rank, own, barrier| {
         pair(&mut rank);
         barrier.wait();
         if rank.buffer.rank() == Rank(DEAD) {
@@ -173,8 +185,8 @@ pub(crate) fn known_death(tokens: usize) {
 }
 
 /// A rank that is late by less than the time-out is waited for.
-pub(crate) fn late_rank(tokens: usize) {
-    on_ranks(tokens, |mut rank, own, _| {
+pub(crate) fn late_rank(size: Size) {
+    on_ranks(size, |mut rank, own, _| {
         for i in 0..4 {
             if rank.buffer.rank() == Rank(i % RANKS) {
                 std::thread::sleep(TIME_OUT / 4);
@@ -185,9 +197,53 @@ pub(crate) fn late_rank(tokens: usize) {
     });
 }
 
+/// One rank says that more comes than can come: what it delivers is taken, and nobody reads or
+/// writes where nothing is.
+pub(crate) fn lying_rank(size: Size) {
+    const LIAR: u32 = 1;
+    on_ranks(size, |mut rank, own, barrier| {
+        pair(&mut rank);
+        barrier.wait();
+        let lies = rank.buffer.rank() == Rank(LIAR);
+        if lies {
+            rank.dispatch_send();
+            rank.stream.synchronize().unwrap();
+        }
+        barrier.wait();
+        if !lies {
+            let fabric = rank.buffer.fabric();
+            // The second dispatch is the third operation.
+            let words = fabric.counts_from(rank.buffer.config(), Rank(LIAR), Epoch(2));
+            // Rows of each expert, and tokens; behind them stands which tokens come.
+            let words = Tensor::new(words.address, (EXPERTS as u64 / u64::from(RANKS) + 1) * 8);
+            rank.change(words, |word: u64| {
+                assert_ne!(word >> 32, 0, "nothing was sent");
+                word | u64::from(u32::MAX)
+            });
+        }
+        // Copies wait for kernels of other ranks on the same GPU.
+        barrier.wait();
+        if lies {
+            rank.dispatch_receive();
+        } else {
+            rank.dispatch(false);
+        }
+        rank.combine(false);
+        rank.stream.synchronize().unwrap();
+        check_sums(&rank, &own, None);
+        let received = rank.fetch();
+        for (e, count) in received.count.iter().enumerate() {
+            assert!(*count as usize <= RANKS as usize * size.tokens, "{e}");
+        }
+        for range in received.ranges {
+            assert!((range >> 32) as usize <= size.tokens, "{range:#x}");
+        }
+    });
+}
+
 /// A thousand replays of a graph give the same bits.
-pub(crate) fn same_bits(tokens: usize) {
-    on_ranks(tokens, |mut rank, own, barrier| {
+pub(crate) fn same_bits(size: Size) {
+    on_ranks(size, |mut rank, own, barrier| {
         pair(&mut rank);
         check_sums(&rank, &own, None);
         let (received, sums) = (rank.fetch(), rank.fetch_sums());

@@ -5,22 +5,23 @@
     reason = "a test stops at the first surprise, and says so if it cannot begin"
 )]
 
+mod agree;
 mod faults;
 mod rank;
 mod shapes;
 
+use faults::Size;
 use libtest_mimic::{Arguments, Trial};
 use std::process::ExitCode;
 
-/// What happens to ranks that bring so many tokens each.
-type Fault = fn(usize);
+type Fault = fn(Size);
 
 fn main() -> ExitCode {
     let skip = ep_buffer::cuda::testing::device_count() == 0;
     if skip {
         eprintln!("skipped: no GPU here");
     }
-    let faults: [(&str, Fault); 5] = [
+    let faults: [(&str, Fault); 6] = [
         ("a_silent_rank_is_left_out_on_time", faults::silent_rank),
         (
             "a_rank_that_stops_in_the_middle_is_in_no_sum",
@@ -30,16 +31,19 @@ fn main() -> ExitCode {
             "a_death_that_is_known_is_not_waited_for",
             faults::known_death,
         ),
+        ("a_lying_rank_is_not_believed", faults::lying_rank),
         ("a_late_rank_is_waited_for", faults::late_rank),
         ("a_thousand_replays_give_the_same_bits", faults::same_bits),
     ];
-    // By the kernels of middling and of large batches.
-    let faults = [40, 300].into_iter().flat_map(|tokens| {
-        faults.map(|(name, test)| -> (String, Box<dyn FnOnce() + Send>) {
-            let name = format!("{name}_{tokens}_tokens");
-            (name, Box::new(move || test(tokens)))
-        })
-    });
+    // By the kernels of small, middling and large batches; in one segment and in several.
+    let faults = [(10, 512), (40, 512), (1000, 2048)]
+        .into_iter()
+        .flat_map(|(tokens, hidden)| {
+            faults.map(|(name, test)| -> (String, Box<dyn FnOnce() + Send>) {
+                let name = format!("{name}_{tokens}_tokens");
+                (name, Box::new(move || test(Size { tokens, hidden })))
+            })
+        });
     let trials = faults.chain(shapes::trials()).map(|(name, test)| {
         let run = move || {
             test();

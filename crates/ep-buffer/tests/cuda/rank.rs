@@ -8,7 +8,7 @@ use ep_buffer::cuda::{
 };
 use ep_transport::cuda::DeviceMemory;
 use half::bf16;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// What a rank brings, on the host.
 #[derive(Clone, Debug)]
@@ -52,8 +52,13 @@ pub(crate) struct GpuRank {
     experts_return_input: bool,
 }
 
+static MAKING: Mutex<()> = Mutex::new(());
+
 impl GpuRank {
     pub(crate) fn new(config: &Config, settings: Settings, member: Member) -> Self {
+        // Streams that are made at the same time may get the same queue of a GPU, in which the
+        // kernels of one rank wait behind those of another that wait for them.
+        let _alone = MAKING.lock();
         let buffer = EpBuffer::new(config.clone(), settings, member).unwrap();
         let device = Arc::clone(ep_buffer::cuda::DeviceFabric::device(buffer.fabric()));
         let context = CudaContext::new(device.ordinal() as usize).unwrap();
@@ -114,19 +119,40 @@ impl GpuRank {
     }
 
     pub(crate) fn dispatch(&mut self, halves: bool) {
+        if halves {
+            self.dispatch_send();
+            self.dispatch_receive();
+            return;
+        }
         let (tokens, out) = (self.tokens(), self.received.tensors());
+        let (b, handle) = (&mut self.buffer, &self.handle);
         // SAFETY: all memory is this rank's own and lives until its stream is through.
+        unsafe { b.dispatch(&self.stream, &tokens, handle, &out) }.unwrap();
+    }
+
+    pub(crate) fn dispatch_send(&mut self) {
+        let (tokens, out) = (self.tokens(), self.received.tensors());
+        let (b, handle) = (&mut self.buffer, &self.handle);
+        // SAFETY: as above.
+        unsafe { b.dispatch_send(&self.stream, &tokens, handle, &out) }.unwrap();
+    }
+
+    pub(crate) fn dispatch_receive(&mut self) {
+        let (tokens, out) = (self.tokens(), self.received.tensors());
+        let (b, handle) = (&mut self.buffer, &self.handle);
+        // SAFETY: as above.
+        unsafe { b.dispatch_receive(&self.stream, &tokens, handle, &out) }.unwrap();
+    }
+
+    /// Makes something else of each element of `memory`.
+    pub(crate) fn change<T: bytemuck::Pod>(&self, memory: Tensor, change: impl Fn(T) -> T) {
+        let mut data = vec![T::zeroed(); memory.bytes as usize / size_of::<T>()];
+        self.stream.context().bind_to_thread().unwrap();
+        // SAFETY: `memory` is a range on this device, and as long as `data`.
         unsafe {
-            let b = &mut self.buffer;
-            if halves {
-                b.dispatch_send(&self.stream, &tokens, &self.handle, &out)
-                    .unwrap();
-                b.dispatch_receive(&self.stream, &tokens, &self.handle, &out)
-                    .unwrap();
-            } else {
-                b.dispatch(&self.stream, &tokens, &self.handle, &out)
-                    .unwrap();
-            }
+            cudarc::driver::result::memcpy_dtoh_sync(&mut data, memory.address).unwrap();
+            data.iter_mut().for_each(|word| *word = change(*word));
+            cudarc::driver::result::memcpy_htod_sync(memory.address, &data).unwrap();
         }
     }
 
