@@ -7,6 +7,74 @@
 //!
 //! The kernels are compiled beforehand (`cargo xtask kernels`), the driver is loaded at run
 //! time: this builds where there is no CUDA.
+//!
+//! A decode step of ten layers is captured once, before anybody has heard of this rank, and
+//! served from for the life of the process. Who dies is left out of the sums from the next
+//! operation on, and who comes in takes part from the beginning of a replay on, which
+//! [`ops_per_round`](crate::ConfigBuilder::ops_per_round) says. A process that is to replace a dead
+//! one runs the same:
+//!
+//! ```no_run
+//! use cudarc::driver::{CudaContext, sys};
+//! use ep_buffer::Config;
+//! use ep_buffer::cuda::{EpBuffer, IndexType, Tensor, Tokens};
+//! use ep_transport::cuda::DeviceMemory;
+//! use ep_transport::{Rank, store::Rendezvous};
+//! use std::{error::Error, sync::Arc, time::Duration};
+//!
+//! fn serve(rank: Rank, store: Arc<dyn Rendezvous>) -> Result<(), Box<dyn Error>> {
+//!     let (layers, tokens, top_k) = (10, 128, 8);
+//!     let config = Config::builder(4, 288, 7168, tokens)
+//!         .max_top_k(top_k)
+//!         .ops_per_round(2 * layers)
+//!         .build()?;
+//!     let mut ep = EpBuffer::builder(rank, config).device(rank.0).open(store)?;
+//!     let stream = CudaContext::new(rank.0 as usize)?.new_stream()?;
+//!
+//!     // What attention and router leave, what goes to the experts, what they make of it, and
+//!     // what comes back.
+//!     let choices = u64::from(tokens * top_k);
+//!     let memory = |bytes| DeviceMemory::new(ep.fabric().device(), bytes);
+//!     let (x, weights) = (memory(u64::from(tokens) * 7168 * 2)?, memory(choices * 4)?);
+//!     let experts = memory(choices * 8)?;
+//!     let (received, y) = (ep.dispatch_output()?, ep.expert_output()?);
+//!     let (combined, handle) = (ep.combine_output()?, ep.handle()?);
+//!     let batch = Tokens {
+//!         tokens,
+//!         top_k,
+//!         x: Tensor::from(&x),
+//!         topk_idx: Tensor::from(&experts),
+//!         index_type: IndexType::I64,
+//!         topk_weights: Tensor::from(&weights),
+//!     };
+//!
+//!     stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
+//!     for _ in 0..layers {
+//!         // The layer's attention and router go here ...
+//!         // SAFETY: everything lives until the graph is dropped, and is used on this stream only.
+//!         unsafe { ep.dispatch(&stream, &batch, &handle, &received.tensors())? };
+//!         // ... and here its experts, from `received` to `y`.
+//!         unsafe { ep.combine(&stream, (tokens, top_k), &handle, &y, &combined.tensors())? };
+//!     }
+//!     let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+//!     let graph = stream.end_capture(flags)?.ok_or("nothing was captured")?;
+//!     graph.launch()?; // warms up alone, every peer masked
+//!     stream.synchronize()?;
+//!
+//!     ep.fabric_mut().wait_admitted(Duration::from_secs(60))?;
+//!     loop {
+//!         // A new batch is copied to `x` here.
+//!         graph.launch()?;
+//!         stream.synchronize()?;
+//!         // Of each token, which choices are not in its sum: all 0 while everybody is there.
+//!         let mut missing = [0_u8; 128 * 4];
+//!         combined.missing.read(0, &mut missing)?;
+//!         for event in ep.fabric().take_events() {
+//!             println!("{event:?}");
+//!         }
+//!     }
+//! }
+//! ```
 
 pub mod args;
 mod buffer;
