@@ -45,12 +45,17 @@ impl Args {
     /// The graph is one round: who comes in does so between two replays.
     pub(crate) fn config(&self) -> anyhow::Result<Config> {
         ensure!(self.layers > 0, "--layers 0: at least 1");
+        let (least, most) = (self.least_tokens.unwrap_or(0), self.common.tokens);
+        ensure!(
+            least <= most,
+            "--least-tokens {least}: at most --tokens, {most}"
+        );
         self.common.buffer_of_rounds(2 * self.layers)
     }
 
     /// Tokens that `rank` brings.
     pub(crate) fn tokens_of(&self, rank: u32) -> u32 {
-        let (most, last) = (self.common.tokens, self.common.capacity - 1);
+        let (most, last) = (self.common.tokens, self.common.capacity.saturating_sub(1));
         let fewer = most.saturating_sub(self.least_tokens.unwrap_or(most));
         let behind = u64::from(last.saturating_sub(rank)) * u64::from(fewer);
         most - (behind / u64::from(last.max(1))) as u32

@@ -257,17 +257,19 @@ mod tests {
             function: std::ptr::null_mut(),
             threads,
         };
-        let kernels = BySize {
-            small: kernel(1),
-            middling: kernel(2),
-            middling_batch: 128,
-            large: kernel(3),
-        };
-        let chosen = |most: u32| {
-            [0, 16, 17, 128, 129, 65_535]
-                .map(|tokens| kernels.of(tokens, |threads| threads <= most).threads)
-        };
-        assert_eq!(chosen(3), [1, 1, 2, 2, 3, 3]);
-        assert_eq!(chosen(2), [1, 1, 2, 2, 2, 2]);
+        for (middling_batch, next) in [(MIDDLING_DISPATCH, 129), (MIDDLING_COMBINE, 257)] {
+            let kernels = BySize {
+                small: kernel(1),
+                middling: kernel(2),
+                middling_batch,
+                large: kernel(3),
+            };
+            let chosen = |most: u32| {
+                [0, 16, 17, next - 1, next, 65_535]
+                    .map(|tokens| kernels.of(tokens, |threads| threads <= most).threads)
+            };
+            assert_eq!(chosen(3), [1, 1, 2, 2, 3, 3]);
+            assert_eq!(chosen(2), [1, 1, 2, 2, 2, 2]);
+        }
     }
 }

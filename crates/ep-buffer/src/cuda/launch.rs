@@ -105,19 +105,9 @@ impl<F: DeviceFabric> EpBuffer<F> {
         }
     }
 
-    /// Bytes of shared memory of a block of a dispatch.
+    /// See [`dispatch_shared()`].
     pub(super) fn dispatch_shared(&self, tokens: u32, senders: u32, threads: u32) -> u32 {
-        let scratch = match self.config.dispatch_type() {
-            DispatchType::Bf16 => DISPATCH_WARP_BYTES_BF16,
-            DispatchType::Fp8(_) => DISPATCH_WARP_BYTES_FP8,
-        };
-        let own = tokens.div_ceil(senders) + 1;
-        let sending = own * (self.layout.meta_lines * 32 + self.config.max_top_k() + 1)
-            + self.config.experts()
-            + self.layout.count_words
-            + 1;
-        let receiving = (self.config.capacity() + 1) * self.layout.count_words;
-        threads / 32 * scratch + 4 * sending.max(receiving) + 256
+        dispatch_shared(&self.config, &self.layout, tokens, senders, threads)
     }
 
     /// The kernel for a batch of so many tokens: that of large ones only where its blocks have
@@ -188,6 +178,27 @@ impl<F: DeviceFabric> EpBuffer<F> {
     }
 }
 
+/// Bytes of shared memory of a block of a dispatch.
+fn dispatch_shared(
+    config: &Config,
+    layout: &Layout,
+    tokens: u32,
+    senders: u32,
+    threads: u32,
+) -> u32 {
+    let scratch = match config.dispatch_type() {
+        DispatchType::Bf16 => DISPATCH_WARP_BYTES_BF16,
+        DispatchType::Fp8(_) => DISPATCH_WARP_BYTES_FP8,
+    };
+    let own = tokens.div_ceil(senders) + 1;
+    let sending = own * (layout.meta_lines * 32 + config.max_top_k() + 1)
+        + config.experts()
+        + layout.count_words
+        + 1;
+    let receiving = (config.capacity() + 1) * layout.count_words;
+    threads / 32 * scratch + 4 * sending.max(receiving) + 256
+}
+
 pub(super) fn base_args<F: DeviceFabric>(config: &Config, layout: &Layout, fabric: &F) -> Args {
     let (capacity, experts) = (config.capacity(), config.experts());
     let base_experts = experts / capacity;
@@ -227,5 +238,30 @@ pub(super) fn base_args<F: DeviceFabric>(config: &Config, layout: &Layout, fabri
         dispatch: layout.dispatch,
         combine: layout.combine,
         ..Args::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::ScaleFormat;
+    use crate::cuda::args::{THREADS_DISPATCH, THREADS_LARGE};
+
+    /// The batches with which `tests/cuda` tries the middling kernel in the large one's place.
+    #[test]
+    fn a_large_batch_of_few_senders_has_room_in_the_middling_kernel_only() {
+        for ranks in [1, 2, 3, 4, 8] {
+            for (tokens, dispatch) in [
+                (12_000, DispatchType::Bf16),
+                (8_400, DispatchType::Fp8(ScaleFormat::F32)),
+            ] {
+                let config = Config::builder(ranks, 16, 128, tokens);
+                let config = config.max_top_k(8).dispatch_type(dispatch).build().unwrap();
+                let layout = Layout::new(&config);
+                let bytes = |threads| dispatch_shared(&config, &layout, tokens, 12, threads);
+                assert!(bytes(THREADS_DISPATCH) <= MAX_SHARED_BYTES);
+                assert!(bytes(THREADS_LARGE) > MAX_SHARED_BYTES);
+            }
+        }
     }
 }

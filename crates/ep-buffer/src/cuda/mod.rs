@@ -9,8 +9,7 @@
 //! time: this builds where there is no CUDA.
 //!
 //! A decode step of ten layers is captured once, before anybody has heard of this rank, and
-//! served from for the life of the process. Who dies is left out of the sums from the next
-//! operation on, and who comes in takes part from the beginning of a replay on, which
+//! served from for the life of the process. Who dies is left out of sums at once, and who comes in takes part from the beginning of a replay on, which
 //! [`ops_per_round`](crate::ConfigBuilder::ops_per_round) says. A process that is to replace a dead
 //! one runs the same:
 //!
@@ -54,6 +53,7 @@
 //!         // SAFETY: everything lives until the graph is dropped, and is used on this stream only.
 //!         unsafe { ep.dispatch(&stream, &batch, &handle, &received.tensors())? };
 //!         // ... and here its experts, from `received` to `y`.
+//!         // SAFETY: as above.
 //!         unsafe { ep.combine(&stream, (tokens, top_k), &handle, &y, &combined.tensors())? };
 //!     }
 //!     let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
@@ -66,7 +66,8 @@
 //!         // A new batch is copied to `x` here.
 //!         graph.launch()?;
 //!         stream.synchronize()?;
-//!         // Of each token, which choices are not in its sum: all 0 while everybody is there.
+//!         // Which choices of each token are not in its sum of the last layer: none, all 0,
+//!         // while everybody is there.
 //!         let mut missing = [0_u8; 128 * 4];
 //!         combined.missing.read(0, &mut missing)?;
 //!         for event in ep.fabric().take_events() {

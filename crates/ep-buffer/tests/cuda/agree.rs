@@ -1,5 +1,6 @@
 //! The same tokens on GPUs and on the host.
 
+use crate::meeting::Meeting;
 use crate::rank::{Batch, GpuRank, Received};
 use crate::shapes::{Case, Routing};
 use ep_buffer::cuda::testing::{cluster, device_count};
@@ -10,7 +11,6 @@ use half::bf16;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::sync::Barrier;
 
 fn batch(case: &Case, rank: u32, seed: u64) -> Batch {
     let mut rng = ChaCha8Rng::seed_from_u64(seed * 1000 + u64::from(rank));
@@ -183,7 +183,7 @@ pub(crate) fn agree(case: &Case) {
         .collect();
     let expected: Vec<_> = rounds.iter().map(|b| on_the_host(&config, b)).collect();
     let members = cluster(&config).unwrap();
-    let barrier = Barrier::new(members.len());
+    let barrier = Meeting::new(members.len());
     std::thread::scope(|scope| {
         for (r, member) in members.into_iter().enumerate() {
             let (rounds, expected, barrier, config) = (&rounds, &expected, &barrier, &config);

@@ -1,12 +1,12 @@
 //! Ranks that do not answer, and results that stay the same to the bit.
 
+use crate::meeting::Meeting;
 use crate::rank::{Batch, GpuRank};
 use ep_buffer::Config;
 use ep_buffer::cuda::testing::{Member, cluster, device_count};
 use ep_buffer::cuda::{Settings, Tensor};
 use ep_transport::{Epoch, Rank};
 use half::bf16;
-use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 const RANKS: u32 = 3;
@@ -86,10 +86,10 @@ fn check_sums(rank: &GpuRank, own: &Batch, without: Option<u32>) {
     }
 }
 
-fn on_ranks(size: Size, run: impl Fn(GpuRank, Batch, &Barrier) + Sync) {
+fn on_ranks(size: Size, run: impl Fn(GpuRank, Batch, &Meeting) + Sync) {
     let (config, settings) = (config(size), settings());
     let members: Vec<Member> = cluster(&config).unwrap();
-    let barrier = Barrier::new(members.len());
+    let barrier = Meeting::new(members.len());
     std::thread::scope(|scope| {
         for (r, member) in members.into_iter().enumerate() {
             let (config, barrier, run) = (&config, &barrier, &run);

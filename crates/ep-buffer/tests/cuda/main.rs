@@ -7,6 +7,7 @@
 
 mod agree;
 mod faults;
+mod meeting;
 mod rank;
 mod shapes;
 
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
         ("a_thousand_replays_give_the_same_bits", faults::same_bits),
     ];
     // By the kernels of small, middling and large batches; in one segment and in several.
-    let faults = [(10, 512), (40, 512), (1000, 2048)]
+    let faults = [(10, 512), (40, 512), (1000, 1024)]
         .into_iter()
         .flat_map(|(tokens, hidden)| {
             faults.map(|(name, test)| -> (String, Box<dyn FnOnce() + Send>) {

@@ -123,15 +123,15 @@ fn of_ranks(ranks: u32) -> Vec<Trial> {
         trials.push(trial(name, case));
     }
     // More tokens of each sender than the blocks of the large kernel have memory for.
-    for (senders, dispatch) in [(12, DispatchType::Bf16), (17, fp8)] {
-        let name = format!("{ranks}_ranks_few_senders_{dispatch:?}");
+    for (tokens, dispatch) in [(12_000, DispatchType::Bf16), (8_400, fp8)] {
+        let name = format!("{ranks}_ranks_few_senders_{tokens}_tokens_{dispatch:?}");
         let case = Case {
             hidden: 128,
-            tokens: 12_000,
+            tokens,
             top_k: 8,
             routing: Routing::Uniform,
             dispatch,
-            senders: Some(senders),
+            senders: Some(12),
             ..plain
         };
         trials.push(trial(name, case));

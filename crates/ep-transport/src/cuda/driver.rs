@@ -101,8 +101,10 @@ unsafe fn lookup<F: Copy>(name: &'static str) -> Result<F, CudaError> {
 pub struct Driver {
     functions: Functions,
     error_name: unsafe extern "C" fn(u32, *mut *const c_char) -> u32,
-    /// Driver 580 corrupts its memory when several threads take mappings of one allocation away
-    /// at the same time.
+    /// Held by whatever makes, passes on or maps memory that can be mapped: driver 580 corrupts
+    /// its own memory when several threads take mappings of one allocation away at the same
+    /// time. Mappings of allocations of their own, which is what others in the process have, are
+    /// in nobody's way.
     mappings: Mutex<()>,
 }
 

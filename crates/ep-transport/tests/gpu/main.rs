@@ -180,20 +180,32 @@ fn together() {
             for (r, regions) in (0..RANKS).zip(std::iter::repeat_n(regions, RANKS as usize)) {
                 let barrier = &barrier;
                 scope.spawn(move || {
-                    let windows = Windows::reserve(&device(r), RANKS, REGION).unwrap();
-                    for (of, region) in (0..RANKS).zip(regions.iter()) {
-                        // SAFETY: nothing was launched.
-                        unsafe { windows.share_in_process(Rank(of), region) }.unwrap();
-                    }
-                    windows.write(Rank(r), 0, &[round; 10]).unwrap();
+                    let made = show(r, &regions, round);
                     drop(regions);
+                    // Whoever fails does so behind the barriers, at which others wait.
                     barrier.wait();
-                    assert_eq!(read(&windows, Rank((r + 1) % RANKS), 0, 10), [round; 10]);
+                    let seen = made.as_ref().map(|windows| {
+                        let mut seen = [0; 10];
+                        let read = windows.read(Rank((r + 1) % RANKS), 0, &mut seen);
+                        read.map(|()| seen)
+                    });
                     barrier.wait();
+                    assert_eq!(seen.unwrap().unwrap(), [round; 10]);
                 });
             }
         });
     }
+}
+
+/// All regions in windows of rank `r`, whose own one is written to.
+fn show(r: u32, regions: &[DeviceRegion], byte: u8) -> Result<Windows, CudaError> {
+    let windows = Windows::reserve(&device(r), regions.len() as u32, REGION)?;
+    for (of, region) in (0..).zip(regions) {
+        // SAFETY: nothing was launched.
+        unsafe { windows.share_in_process(Rank(of), region) }?;
+    }
+    windows.write(Rank(r), 0, &[byte; 10])?;
+    Ok(windows)
 }
 
 fn config(rank: u32, capacity: u32) -> GroupConfig {
