@@ -20,7 +20,7 @@ case "$*" in
 *--rank=1*) slow=5 ;;
 esac
 times="[1$slow.0, 1$slow.5, 1$slow.25]"
-echo "{\"event\":\"timing\",\"device\":\"H100\",\"dispatch_us\":$times,\"pair_us\":$times,\"wire_us\":[9],\"launch_us\":[2],\"bytes_moved\":2048,\"buffer_bytes\":1048576,\"verified\":$right}"
+echo "{\"event\":\"timing\",\"device\":\"H100\",\"dispatch_us\":$times,\"pair_us\":$times,\"wire_us\":[9],\"launch_us\":[2],\"bytes_moved\":2048,\"buffer_bytes\":1048576,\"verified\":$right,\"sums\":\"7\"}"
 "#;
 
 /// A directory with programs in it.
@@ -81,6 +81,8 @@ fn every_configuration_is_in_the_table_with_the_slowest_rank() {
         "{said}"
     );
     assert!(said.contains("2 of 2 bars met"), "{said}");
+    let same = said.matches("in the opposite order: the same sums to the bit");
+    assert_eq!(same.count(), 1, "{said}");
     assert!(said.contains("no luck"), "{said}");
     let rows: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
     let rows = rows.as_array().unwrap();
@@ -99,4 +101,19 @@ fn every_configuration_is_in_the_table_with_the_slowest_rank() {
         said.contains(&format!("{} configurations, 3 not verified", rows.len())),
         "{said}"
     );
+}
+
+#[test]
+fn sums_that_depend_on_who_starts_first_are_a_problem() {
+    // No two processes have the same.
+    let rank = RANK.replace("\\\"7\\\"", "\\\"$$\\\"");
+    assert_ne!(rank, RANK);
+    let dir = programs(&[("nvidia-smi", NVIDIA_SMI), ("rank", &rank)]);
+    let program = format!("--program={}", dir.path().join("rank").display());
+    let output = xtask(&["bench-gpu", &program, "--tokens=8"], dir.path());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let problem = "! rank 0 has other sums if ranks start in the opposite order";
+    assert!(said.contains(problem), "{said}");
+    assert!(said.contains("1 configurations, 1 not verified"), "{said}");
 }

@@ -12,6 +12,7 @@ use ep_transport::store::Rendezvous;
 use ep_transport::{Rank, RankSet};
 use half::bf16;
 use serde::Serialize;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 /// How long ranks wait for each other between two phases.
@@ -33,6 +34,8 @@ pub(crate) struct Timing {
     bytes_moved: u64,
     buffer_bytes: u64,
     verified: bool,
+    /// The same for the same sums, to the bit.
+    sums: String,
     problem: Option<String>,
 }
 
@@ -80,6 +83,7 @@ pub(crate) fn run(
     lead.launch()?;
     rank.stream.synchronize()?;
     problem = problem.or(verify(rank)?);
+    let sums = digest(rank)?;
     meet(2)?;
     // Nobody waits for an operation any more: what is pushed may lie on top of it.
     let [out, back] = bytes_out(&config, config.dispatch_type(), &reference, &batches, me);
@@ -114,6 +118,7 @@ pub(crate) fn run(
         bytes_moved: out + back,
         buffer_bytes: EpBuffer::footprint(&config),
         verified: problem.is_none(),
+        sums,
         problem,
     })
 }
@@ -215,6 +220,14 @@ fn verify(
     };
     let checked = check_combine(config, me, batch, &everybody, (&sums, &missing), result);
     Ok(checked.err().map(|why| why.to_string()))
+}
+
+fn digest(rank: &GpuRank) -> Result<String> {
+    let (sums, missing) = rank.sums(0)?;
+    let mut hasher = DefaultHasher::new();
+    bytemuck::cast_slice::<bf16, u8>(&sums).hash(&mut hasher);
+    missing.hash(&mut hasher);
+    Ok(format!("{:016x}", hasher.finish()))
 }
 
 /// Bytes of rows that `me` puts on the wire in a dispatch and in a combine.

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// Ranks of the configurations that have bars.
 const RANKS: [u32; 2] = [2, 4];
+/// Between two starts where their order matters.
+const APART: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(20);
 
 #[derive(clap::Args)]
@@ -79,14 +81,19 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let wanted = |shape: &Shape| args.tokens.is_none_or(|tokens| tokens == shape.tokens);
     let shapes = there.into_iter().flat_map(shapes).filter(wanted);
     for (number, shape) in shapes.enumerate() {
-        let row = measure(
-            args,
-            shape,
-            seed.wrapping_add(number as u64),
-            &program,
-            &logs.join(number.to_string()),
-        )?;
+        let seed = seed.wrapping_add(number as u64);
+        let logs = logs.join(number.to_string());
+        let (mut row, said) = measure(args, shape, seed, &program, &logs, Order::Up)?;
+        let first = !rows.iter().any(|row: &Row| row.shape.ranks == shape.ranks);
+        if first && shape.ranks > 1 {
+            let logs = logs.join("again");
+            let (_, again) = measure(args, shape, seed, &program, &logs, Order::Down)?;
+            row.compare(&said, &again);
+        }
         println!("{}", table::line(&row));
+        if row.same_bits == Some(true) {
+            println!("^ started in the opposite order: the same sums to the bit");
+        }
         for problem in &row.problems {
             println!("! {problem}");
         }
@@ -106,8 +113,26 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     Ok(unverified == 0)
 }
 
+/// In which order the ranks' processes are started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Up,
+    /// One after the other, so that they also come in this order.
+    Down,
+}
+
+/// What ranks said, by rank.
+type Said = Vec<(u32, Timing)>;
+
 /// One configuration, by processes of its own.
-fn measure(args: &Args, shape: Shape, seed: u64, program: &Path, logs: &Path) -> Result<Row> {
+fn measure(
+    args: &Args,
+    shape: Shape,
+    seed: u64,
+    program: &Path,
+    logs: &Path,
+    order: Order,
+) -> Result<(Row, Said)> {
     std::fs::create_dir_all(logs).with_context(|| format!("cannot make {}", logs.display()))?;
     let meeting = Meeting::serve(&StoreArgs::default(), None)?;
     let setup = Setup {
@@ -116,8 +141,14 @@ fn measure(args: &Args, shape: Shape, seed: u64, program: &Path, logs: &Path) ->
         arguments: arguments(args, &shape, seed, meeting.address()),
     };
     let mut processes = Processes::new(&setup);
-    for rank in 0..shape.ranks {
-        processes.spawn(rank, None, &[])?;
+    for number in 0..shape.ranks {
+        match order {
+            Order::Up => processes.spawn(number, None, &[])?,
+            Order::Down => {
+                processes.spawn(shape.ranks - 1 - number, None, &[])?;
+                std::thread::sleep(APART);
+            }
+        }
     }
     let deadline = now_us() + args.deadline_s * 1_000_000;
     while processes.any_left() {
@@ -131,16 +162,14 @@ fn measure(args: &Args, shape: Shape, seed: u64, program: &Path, logs: &Path) ->
     processes.end();
     let said = processes.record.lives.iter().filter_map(|life| {
         life.heard.iter().find_map(|(_, event)| match event {
-            Event::Timing(timing) => Some(timing.clone()),
+            Event::Timing(timing) => Some((life.rank, timing.clone())),
             _ => None,
         })
     });
-    let timings: Vec<Timing> = said.collect();
-    Ok(table::row(
-        shape,
-        &timings,
-        std::mem::take(&mut processes.record.problems),
-    ))
+    let said: Said = said.collect();
+    let timings: Vec<Timing> = said.iter().map(|(_, timing)| timing.clone()).collect();
+    let problems = std::mem::take(&mut processes.record.problems);
+    Ok((table::row(shape, &timings, problems), said))
 }
 
 /// What every rank's process is told.

@@ -20,6 +20,9 @@ pub(super) struct Row {
     pub(super) buffer_bytes: u64,
     /// Whether every rank said that everything was right.
     pub(super) verified: bool,
+    /// Whether ranks that were started in the opposite order had the same sums, to the bit; of
+    /// one configuration for each number of ranks.
+    pub(super) same_bits: Option<bool>,
     /// Whether the pair is as fast as the bar wants; nothing where there is none.
     pub(super) met: Option<bool>,
     pub(super) problems: Vec<String>,
@@ -51,11 +54,35 @@ pub(super) fn row(shape: Shape, timings: &[Timing], mut problems: Vec<String>) -
         bytes_moved: timings.iter().map(|t| t.bytes_moved).max().unwrap_or(0),
         buffer_bytes: timings.iter().map(|t| t.buffer_bytes).max().unwrap_or(0),
         verified,
+        same_bits: None,
         met: shape
             .bar_us
             .map(|bar| verified && pair_us.is_some_and(|pair| pair <= bar)),
         shape,
         problems,
+    }
+}
+
+impl Row {
+    /// Takes in what ranks said that were started in the opposite order, `again`, beside what
+    /// they said before, each by rank.
+    pub(super) fn compare(&mut self, before: &[(u32, Timing)], again: &[(u32, Timing)]) {
+        let sums = |timings: &[(u32, Timing)], rank| {
+            let mut own = timings.iter().filter(|(of, _)| *of == rank);
+            own.find_map(|(_, timing)| timing.sums.clone())
+        };
+        let other = (0..self.shape.ranks).find(|rank| {
+            let sums = [sums(before, *rank), sums(again, *rank)];
+            sums[0].is_none() || sums[0] != sums[1]
+        });
+        self.same_bits = Some(other.is_none());
+        if let Some(rank) = other {
+            let problem =
+                format!("rank {rank} has other sums if ranks start in the opposite order");
+            self.problems.push(problem);
+            self.verified = false;
+            self.met = self.met.map(|_| false);
+        }
     }
 }
 
@@ -109,7 +136,28 @@ mod tests {
             bytes_moved: 2048,
             buffer_bytes: 8 << 20,
             verified: true,
+            sums: Some("1".to_owned()),
             problem: None,
+        }
+    }
+
+    #[test]
+    fn other_sums_after_another_start_are_a_problem() {
+        let timed = || vec![(1, timing(20.0)), (0, timing(21.0))];
+        let other = Timing {
+            sums: Some("2".to_owned()),
+            ..timing(20.0)
+        };
+        for (again, same) in [
+            (timed(), true),
+            (vec![(0, timing(20.0)), (1, other)], false),
+            (vec![(0, timing(20.0))], false),
+        ] {
+            let mut row = row(shapes(2)[0], &[timing(20.0), timing(21.0)], Vec::new());
+            row.compare(&timed(), &again);
+            assert_eq!(row.same_bits, Some(same));
+            assert_eq!((row.verified, row.met), (same, Some(same)));
+            assert_eq!(row.problems.is_empty(), same);
         }
     }
 

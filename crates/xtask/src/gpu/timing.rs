@@ -21,6 +21,9 @@ pub(crate) struct Timing {
     pub(crate) buffer_bytes: u64,
     /// Whether every value agreed with the reference, on fresh data, before and after the replays.
     pub(crate) verified: bool,
+    /// The same for the same sums, to the bit.
+    #[serde(default)]
+    pub(crate) sums: Option<String>,
     /// What was wrong, if something was.
     #[serde(default)]
     pub(crate) problem: Option<String>,
