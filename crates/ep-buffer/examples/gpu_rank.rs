@@ -33,6 +33,8 @@ mod rank;
 mod rendezvous;
 #[path = "gpu/serve.rs"]
 mod serve;
+#[path = "gpu/share.rs"]
+mod share;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -64,6 +66,10 @@ fn rank(args: &Args) -> Result<()> {
     let gpus = device_count();
     if gpus == 0 {
         bail!("no GPU, or no driver of one");
+    }
+    if args.share {
+        share::run(args, &config)?.iter().for_each(say);
+        return Ok(());
     }
     let (_server, store) = rendezvous::open(common, group_config.secret.clone())?;
     let buffer = EpBuffer::builder(group_config.rank, config.clone())

@@ -14,13 +14,20 @@ const NVIDIA_SMI: &str = "#!/bin/sh\necho 'GPU 0: H100'\necho 'GPU 1: H100'\n";
 /// right, and with Zipf's law it says nothing.
 const RANK: &str = r#"#!/bin/sh
 right=true
+rank=0
 case "$*" in
 *--tokens=4096*) right=false ;;
 *--routing=zipf*) echo "no luck" >&2; exit 1 ;;
-*--rank=1*) slow=5 ;;
+*--rank=1*) slow=5; rank=1 ;;
 esac
 times="[1$slow.0, 1$slow.5, 1$slow.25]"
-echo "{\"event\":\"timing\",\"device\":\"H100\",\"dispatch_us\":$times,\"pair_us\":$times,\"wire_us\":[9],\"launch_us\":[2],\"bytes_moved\":2048,\"buffer_bytes\":1048576,\"verified\":$right,\"sums\":\"7\"}"
+say() {
+    echo "{\"event\":\"timing\",\"rank\":$1,\"device\":\"H100\",\"dispatch_us\":$times,\"pair_us\":$times,\"wire_us\":[9],\"launch_us\":[2],\"bytes_moved\":2048,\"buffer_bytes\":1048576,\"verified\":$right,\"sums\":\"7\"}"
+}
+case "$*" in
+*--share*) for rank in 0 1 2 3; do say $rank; done ;;
+*) say $rank ;;
+esac
 "#;
 
 /// A directory with programs in it.
@@ -116,4 +123,17 @@ fn sums_that_depend_on_who_starts_first_are_a_problem() {
     let problem = "! rank 0 has other sums if ranks start in the opposite order";
     assert!(said.contains(problem), "{said}");
     assert!(said.contains("1 configurations, 1 not verified"), "{said}");
+}
+
+#[test]
+fn ranks_that_share_gpus_are_measured_by_one_process_and_held_against_no_bar() {
+    let dir = programs(&[("nvidia-smi", NVIDIA_SMI), ("rank", RANK)]);
+    let program = format!("--program={}", dir.path().join("rank").display());
+    let arguments = ["bench-gpu", &program, "--share", "--ranks=4", "--tokens=8"];
+    let output = xtask(&arguments, dir.path());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("^ ranks share GPUs"), "{said}");
+    let end = "1 configurations, 0 not verified; 0 of 0 bars met";
+    assert!(said.contains(end), "{said}");
 }

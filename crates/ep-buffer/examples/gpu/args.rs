@@ -37,6 +37,10 @@ pub(crate) struct Args {
     /// those between are evenly apart. All bring `--tokens` by default.
     #[arg(long)]
     pub(crate) least_tokens: Option<u32>,
+    /// All ranks in this process, on the GPUs that there are, whose multiprocessors they share;
+    /// `--rank` and `--store` do not matter. For `bench`.
+    #[arg(long)]
+    pub(crate) share: bool,
     #[command(flatten)]
     pub(crate) common: moe::Args,
 }
@@ -45,6 +49,10 @@ impl Args {
     /// The graph is one round: who comes in does so between two replays.
     pub(crate) fn config(&self) -> anyhow::Result<Config> {
         ensure!(self.layers > 0, "--layers 0: at least 1");
+        ensure!(
+            !self.share || self.mode == Mode::Bench,
+            "--share: only for `bench`"
+        );
         let (least, most) = (self.least_tokens.unwrap_or(0), self.common.tokens);
         ensure!(
             least <= most,

@@ -5,7 +5,7 @@ use crate::gpu_args::Args;
 use crate::rank::{GpuRank, read_all};
 use anyhow::{Context, Result, ensure};
 use cudarc::driver::{CudaGraph, sys};
-use ep_buffer::cuda::{DispatchType, EpBuffer, ScaleFormat, Tensor};
+use ep_buffer::cuda::{DeviceFabric, DispatchType, EpBuffer, ScaleFormat, Tensor};
 use ep_buffer::testing::reference::{Batch, Delivered, Reference, Rows, check_combine};
 use ep_buffer::{Config, RowRange};
 use ep_transport::store::Rendezvous;
@@ -26,6 +26,7 @@ const WARM_UP: u32 = 5;
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename = "timing")]
 pub(crate) struct Timing {
+    rank: u32,
     device: String,
     dispatch_us: Vec<f64>,
     pair_us: Vec<f64>,
@@ -40,8 +41,8 @@ pub(crate) struct Timing {
 }
 
 /// Runs it on a rank with one layer, whose peers are all there.
-pub(crate) fn run(
-    rank: &mut GpuRank,
+pub(crate) fn run<F: DeviceFabric>(
+    rank: &mut GpuRank<F>,
     args: &Args,
     data: &Data,
     store: &dyn Rendezvous,
@@ -64,7 +65,7 @@ pub(crate) fn run(
         y.write(at, bytemuck::cast_slice(&rows))?;
     }
     let y = Tensor::from(&y);
-    let pair = |rank: &mut GpuRank| {
+    let pair = |rank: &mut GpuRank<F>| {
         rank.dispatch(0)?;
         rank.combine(0, y)
     };
@@ -72,7 +73,8 @@ pub(crate) fn run(
     let lead = rank.capture(|rank| (0..LEAD).try_for_each(|_| pair(rank)))?;
     let pairs = rank.capture(|rank| (0..layers).try_for_each(|_| pair(rank)))?;
     let dispatches = rank.capture(|rank| (0..layers).try_for_each(|_| rank.dispatch(0)))?;
-    let verify = |rank: &GpuRank| verify(rank, config.dispatch_type(), &reference, data, &batches);
+    let verify =
+        |rank: &GpuRank<F>| verify(rank, config.dispatch_type(), &reference, data, &batches);
     meet(0)?;
     lead.launch()?;
     rank.stream.synchronize()?;
@@ -110,6 +112,7 @@ pub(crate) fn run(
     let wire_us = time(rank, args, None, &wire)?;
     meet(3)?;
     Ok(Timing {
+        rank: me.0,
         device: rank.received.recv_x.device().name()?,
         dispatch_us,
         pair_us,
@@ -145,8 +148,8 @@ fn meet(store: &dyn Rendezvous, config: &Config, me: Rank, phase: u32) -> Result
 }
 
 /// Microseconds of one of the parts of `graph`, by replay; `lead` goes before it, untimed.
-fn time(
-    rank: &GpuRank,
+fn time<F: DeviceFabric>(
+    rank: &GpuRank<F>,
     args: &Args,
     lead: Option<&CudaGraph>,
     graph: &CudaGraph,
@@ -172,8 +175,8 @@ fn time(
 }
 
 /// What is wrong with the last pair.
-fn verify(
-    rank: &GpuRank,
+fn verify<F: DeviceFabric>(
+    rank: &GpuRank<F>,
     dispatch: DispatchType,
     reference: &Reference<'_>,
     data: &Data,
@@ -222,7 +225,7 @@ fn verify(
     Ok(checked.err().map(|why| why.to_string()))
 }
 
-fn digest(rank: &GpuRank) -> Result<String> {
+fn digest<F: DeviceFabric>(rank: &GpuRank<F>) -> Result<String> {
     let (sums, missing) = rank.sums(0)?;
     let mut hasher = DefaultHasher::new();
     bytemuck::cast_slice::<bf16, u8>(&sums).hash(&mut hasher);

@@ -4,7 +4,8 @@ use crate::members::Members;
 use anyhow::Result;
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, sys};
 use ep_buffer::cuda::{
-    CombineOutput, DispatchHandle, DispatchOutput, EpBuffer, IndexType, Tensor, Tokens,
+    CombineOutput, DeviceFabric, DispatchHandle, DispatchOutput, EpBuffer, IndexType, Tensor,
+    Tokens,
 };
 use ep_buffer::testing::reference::Batch;
 use ep_transport::cuda::{DeviceMemory, GpuGroup};
@@ -19,8 +20,8 @@ pub(crate) struct Layer {
 }
 
 /// A rank with room for the results of several layers.
-pub(crate) struct GpuRank {
-    pub(crate) buffer: EpBuffer<GpuGroup>,
+pub(crate) struct GpuRank<F = GpuGroup> {
+    pub(crate) buffer: EpBuffer<F>,
     pub(crate) stream: Arc<CudaStream>,
     pub(crate) received: DispatchOutput,
     pub(crate) layers: Vec<Layer>,
@@ -31,8 +32,8 @@ pub(crate) struct GpuRank {
     top_k: u32,
 }
 
-impl GpuRank {
-    pub(crate) fn new(buffer: EpBuffer<GpuGroup>, layers: u32) -> Result<Self> {
+impl<F: DeviceFabric> GpuRank<F> {
+    pub(crate) fn new(buffer: EpBuffer<F>, layers: u32) -> Result<Self> {
         let (config, device) = (buffer.config(), buffer.fabric().device());
         let context = CudaContext::new(device.ordinal() as usize)?;
         let choices = u64::from(config.max_tokens()) * u64::from(config.max_top_k());

@@ -43,6 +43,10 @@ pub(crate) struct Args {
     /// Keep what every process printed in this directory
     #[arg(long, value_name = "DIR")]
     keep_logs: Option<PathBuf>,
+    /// Let ranks share GPUs where there are fewer, all in one process: for comparing kernels,
+    /// and held against no bar
+    #[arg(long)]
+    share: bool,
     /// Run this program as the ranks' process in place of building `gpu_rank`
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
@@ -60,7 +64,10 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let wanted = args
         .ranks
         .map_or_else(|| RANKS.to_vec(), |ranks| vec![ranks]);
-    let (there, beyond): (Vec<u32>, Vec<u32>) = wanted.iter().partition(|ranks| **ranks <= gpus);
+    let shared = |ranks: u32| args.share && ranks > gpus;
+    let (there, beyond): (Vec<u32>, Vec<u32>) = wanted
+        .iter()
+        .partition(|ranks| **ranks <= gpus || shared(**ranks));
     for ranks in beyond {
         println!("skipped: {ranks} ranks, as there are {gpus} GPUs");
     }
@@ -83,14 +90,26 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     for (number, shape) in shapes.enumerate() {
         let seed = seed.wrapping_add(number as u64);
         let logs = logs.join(number.to_string());
-        let (mut row, said) = measure(args, shape, seed, &program, &logs, Order::Up)?;
+        let start = |shape, logs: &Path, start| measure(args, shape, seed, &program, logs, start);
         let first = !rows.iter().any(|row: &Row| row.shape.ranks == shape.ranks);
-        if first && shape.ranks > 1 {
-            let logs = logs.join("again");
-            let (_, again) = measure(args, shape, seed, &program, &logs, Order::Down)?;
-            row.compare(&said, &again);
-        }
+        let row = match shared(shape.ranks) {
+            true => Row {
+                shared: true,
+                ..start(shape.without_bar(), &logs, Start::Together)?.0
+            },
+            false => {
+                let (mut row, said) = start(shape, &logs, Start::Up)?;
+                if first && shape.ranks > 1 {
+                    let (_, again) = start(shape, &logs.join("again"), Start::Down)?;
+                    row.compare(&said, &again);
+                }
+                row
+            }
+        };
         println!("{}", table::line(&row));
+        if row.shared {
+            println!("^ ranks share GPUs");
+        }
         if row.same_bits == Some(true) {
             println!("^ started in the opposite order: the same sums to the bit");
         }
@@ -113,16 +132,15 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     Ok(unverified == 0)
 }
 
-/// In which order the ranks' processes are started.
+/// How the ranks are started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Order {
+enum Start {
     Up,
     /// One after the other, so that they also come in this order.
     Down,
+    /// All by one process.
+    Together,
 }
-
-/// What ranks said, by rank.
-type Said = Vec<(u32, Timing)>;
 
 /// One configuration, by processes of its own.
 fn measure(
@@ -131,21 +149,25 @@ fn measure(
     seed: u64,
     program: &Path,
     logs: &Path,
-    order: Order,
-) -> Result<(Row, Said)> {
+    start: Start,
+) -> Result<(Row, Vec<Timing>)> {
     std::fs::create_dir_all(logs).with_context(|| format!("cannot make {}", logs.display()))?;
     let meeting = Meeting::serve(&StoreArgs::default(), None)?;
-    let setup = Setup {
+    let mut setup = Setup {
         program: program.to_path_buf(),
         logs: logs.to_path_buf(),
         arguments: arguments(args, &shape, seed, meeting.address()),
     };
+    if start == Start::Together {
+        setup.arguments.push("--share".to_owned());
+    }
     let mut processes = Processes::new(&setup);
-    for number in 0..shape.ranks {
-        match order {
-            Order::Up => processes.spawn(number, None, &[])?,
-            Order::Down => {
-                processes.spawn(shape.ranks - 1 - number, None, &[])?;
+    match start {
+        Start::Together => processes.spawn(0, None, &[])?,
+        Start::Up => (0..shape.ranks).try_for_each(|rank| processes.spawn(rank, None, &[]))?,
+        Start::Down => {
+            for rank in (0..shape.ranks).rev() {
+                processes.spawn(rank, None, &[])?;
                 std::thread::sleep(APART);
             }
         }
@@ -160,16 +182,15 @@ fn measure(
         }
     }
     processes.end();
-    let said = processes.record.lives.iter().filter_map(|life| {
-        life.heard.iter().find_map(|(_, event)| match event {
-            Event::Timing(timing) => Some((life.rank, timing.clone())),
-            _ => None,
-        })
+    let lives = processes.record.lives.iter();
+    let said = lives.flat_map(|life| &life.heard);
+    let timings = said.filter_map(|(_, event)| match event {
+        Event::Timing(timing) => Some(timing.clone()),
+        _ => None,
     });
-    let said: Said = said.collect();
-    let timings: Vec<Timing> = said.iter().map(|(_, timing)| timing.clone()).collect();
+    let timings: Vec<Timing> = timings.collect();
     let problems = std::mem::take(&mut processes.record.problems);
-    Ok((table::row(shape, &timings, problems), said))
+    Ok((table::row(shape, &timings, problems), timings))
 }
 
 /// What every rank's process is told.

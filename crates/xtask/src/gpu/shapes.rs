@@ -38,6 +38,17 @@ pub(super) struct Shape {
     pub(super) bar_us: Option<f64>,
 }
 
+impl Shape {
+    /// The same, held against nothing.
+    pub(super) fn without_bar(self) -> Self {
+        Self {
+            peer_us: None,
+            bar_us: None,
+            ..self
+        }
+    }
+}
+
 /// Ranks, tokens, experts, dispatch, and the pair of others and of the bar. The others are
 /// DeepEP 1.2.1 (low latency) and Mooncake EP, whichever was faster on H100 SXM over NVLink.
 const BARS: [(u32, u32, u32, Dispatch, f64, f64); 7] = [

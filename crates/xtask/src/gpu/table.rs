@@ -10,6 +10,8 @@ use serde::Serialize;
 pub(super) struct Row {
     #[serde(flatten)]
     pub(super) shape: Shape,
+    /// Whether ranks shared GPUs: good for comparing kernels only.
+    pub(super) shared: bool,
     pub(super) device: Option<String>,
     pub(super) dispatch_us: Option<f64>,
     pub(super) pair_us: Option<f64>,
@@ -46,6 +48,7 @@ pub(super) fn row(shape: Shape, timings: &[Timing], mut problems: Vec<String>) -
     let pair_us = slowest(|timing| &timing.pair_us);
     let verified = problems.is_empty() && timings.iter().all(|timing| timing.verified);
     Row {
+        shared: false,
         device: timings.first().map(|timing| timing.device.clone()),
         dispatch_us: slowest(|timing| &timing.dispatch_us),
         pair_us,
@@ -65,11 +68,11 @@ pub(super) fn row(shape: Shape, timings: &[Timing], mut problems: Vec<String>) -
 
 impl Row {
     /// Takes in what ranks said that were started in the opposite order, `again`, beside what
-    /// they said before, each by rank.
-    pub(super) fn compare(&mut self, before: &[(u32, Timing)], again: &[(u32, Timing)]) {
-        let sums = |timings: &[(u32, Timing)], rank| {
-            let mut own = timings.iter().filter(|(of, _)| *of == rank);
-            own.find_map(|(_, timing)| timing.sums.clone())
+    /// they said before.
+    pub(super) fn compare(&mut self, before: &[Timing], again: &[Timing]) {
+        let sums = |timings: &[Timing], rank| {
+            let mut own = timings.iter().filter(|timing| timing.rank == rank);
+            own.find_map(|timing| timing.sums.clone())
         };
         let other = (0..self.shape.ranks).find(|rank| {
             let sums = [sums(before, *rank), sums(again, *rank)];
@@ -128,6 +131,7 @@ mod tests {
 
     fn timing(pair: f64) -> Timing {
         Timing {
+            rank: 0,
             device: "H100".to_owned(),
             dispatch_us: vec![pair / 2.0; 3],
             pair_us: vec![pair, 2.0 * pair, 0.0],
@@ -143,15 +147,16 @@ mod tests {
 
     #[test]
     fn other_sums_after_another_start_are_a_problem() {
-        let timed = || vec![(1, timing(20.0)), (0, timing(21.0))];
-        let other = Timing {
-            sums: Some("2".to_owned()),
+        let of = |rank, sums: &str| Timing {
+            rank,
+            sums: Some(sums.to_owned()),
             ..timing(20.0)
         };
+        let timed = || vec![of(1, "1"), of(0, "1")];
         for (again, same) in [
             (timed(), true),
-            (vec![(0, timing(20.0)), (1, other)], false),
-            (vec![(0, timing(20.0))], false),
+            (vec![of(0, "1"), of(1, "2")], false),
+            (vec![of(0, "1")], false),
         ] {
             let mut row = row(shapes(2)[0], &[timing(20.0), timing(21.0)], Vec::new());
             row.compare(&timed(), &again);

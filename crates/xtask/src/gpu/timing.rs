@@ -6,6 +6,7 @@ use serde::Deserialize;
 /// GPU's clock: a value for each replay of a graph.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct Timing {
+    pub(crate) rank: u32,
     /// What the driver calls the GPU.
     pub(crate) device: String,
     pub(crate) dispatch_us: Vec<f64>,

@@ -1,0 +1,51 @@
+//! All ranks in one process, which share the GPUs that there are: for comparing kernels on
+//! machines with fewer GPUs than ranks.
+
+use crate::bench::{self, Timing};
+use crate::data::Data;
+use crate::gpu_args::Args;
+use crate::rank::GpuRank;
+use anyhow::{Context, Result, anyhow};
+use ep_buffer::Config;
+use ep_buffer::cuda::testing::{Member, cluster, device_count};
+use ep_buffer::cuda::{DeviceFabric, EpBuffer, Settings};
+use ep_transport::store::MemStore;
+
+/// Measures one configuration; what each rank says.
+pub(crate) fn run(args: &Args, config: &Config) -> Result<Vec<Timing>> {
+    let on_each = config.capacity().div_ceil(device_count().max(1));
+    let data = Data::new(config, args);
+    let store = MemStore::new();
+    // One after the other, as the driver may give streams that are made at the same time the
+    // same queue of a GPU.
+    let members = cluster(config)?.into_iter();
+    let ranks = members.map(|member| member_rank(args, config, member, on_each));
+    let ranks = ranks.collect::<Result<Vec<_>>>()?;
+    std::thread::scope(|scope| {
+        let threads = ranks.into_iter().map(|mut rank| {
+            let (data, store) = (&data, &store);
+            scope.spawn(move || bench::run(&mut rank, args, data, store))
+        });
+        let threads: Vec<_> = threads.collect();
+        let ended = threads.into_iter().map(|thread| {
+            let result = thread.join();
+            result.map_err(|_| anyhow!("a rank's thread panicked"))?
+        });
+        ended.collect()
+    })
+}
+
+fn member_rank(
+    args: &Args,
+    config: &Config,
+    member: Member,
+    on_each: u32,
+) -> Result<GpuRank<Member>> {
+    let all = member.device().sm_count()?;
+    let settings = Settings {
+        sms: args.sms.or((on_each > 1).then_some(all / on_each)),
+        ..args.settings()
+    };
+    let buffer = EpBuffer::new(config.clone(), settings, member).context("a rank's buffer")?;
+    GpuRank::new(buffer, 1)
+}
