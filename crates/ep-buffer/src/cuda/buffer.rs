@@ -339,7 +339,9 @@ impl<F: DeviceFabric> EpBuffer<F> {
 
     /// Brings back what the experts made of the tokens of the dispatch that used `handle`,
     /// weighted and summed. `y` is read where it lies: bf16 in the shape of `recv_x`.
-    /// `tokens` and `top_k` are those of the dispatch.
+    /// `tokens` and `top_k` are those of the dispatch, which is of the same round
+    /// ([`Config::ops_per_round`]): between rounds a rank's place may get another owner, for whom
+    /// these sums are not.
     ///
     /// # Errors
     /// A shape does not fit, or the launch fails; nothing was launched then.
