@@ -88,7 +88,7 @@ fn every_configuration_is_in_the_table_with_the_slowest_rank() {
         "{said}"
     );
     assert!(said.contains("2 of 2 bars met"), "{said}");
-    let same = said.matches("in the opposite order: the same sums to the bit");
+    let same = said.matches("joined in the opposite order: the same sums to the bit");
     assert_eq!(same.count(), 1, "{said}");
     assert!(said.contains("no luck"), "{said}");
     let rows: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
@@ -112,9 +112,13 @@ fn every_configuration_is_in_the_table_with_the_slowest_rank() {
 
 #[test]
 fn sums_that_depend_on_who_starts_first_are_a_problem() {
-    // No two processes have the same.
-    let rank = RANK.replace("\\\"7\\\"", "\\\"$$\\\"");
+    // Ranks write down who they are; what they say has to do with who was there before.
+    let rank = RANK.replace("\\\"7\\\"", "\\\"$(cat order | tr -d '\\n')\\\"");
     assert_ne!(rank, RANK);
+    let rank = rank.replace(
+        "say() {",
+        "cd \"${0%/*}\"; echo $rank >>order; sleep 0.2\nsay() {",
+    );
     let dir = programs(&[("nvidia-smi", NVIDIA_SMI), ("rank", &rank)]);
     let program = format!("--program={}", dir.path().join("rank").display());
     let output = xtask(&["bench-gpu", &program, "--tokens=8"], dir.path());
@@ -123,6 +127,8 @@ fn sums_that_depend_on_who_starts_first_are_a_problem() {
     let problem = "! rank 0 has other sums if ranks start in the opposite order";
     assert!(said.contains(problem), "{said}");
     assert!(said.contains("1 configurations, 1 not verified"), "{said}");
+    let order = std::fs::read_to_string(dir.path().join("order")).unwrap();
+    assert!(order.ends_with("1\n0\n"), "{order}");
 }
 
 #[test]

@@ -27,9 +27,10 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<Vec<Timing>> {
             scope.spawn(move || bench::run(&mut rank, args, data, store))
         });
         let threads: Vec<_> = threads.collect();
-        let ended = threads.into_iter().map(|thread| {
+        let ended = threads.into_iter().enumerate().map(|(rank, thread)| {
             let result = thread.join();
-            result.map_err(|_| anyhow!("a rank's thread panicked"))?
+            let result = result.map_err(|_| anyhow!("the thread of rank {rank} panicked"))?;
+            result.with_context(|| format!("rank {rank}"))
         });
         ended.collect()
     })

@@ -25,8 +25,6 @@ static NEXT_BUFFER: AtomicU64 = AtomicU64::new(1);
 pub const MAX_RANKS: u32 = table::MAX_RANKS as u32;
 /// Experts whose counts fit the shared memory of a block with room to spare.
 pub const MAX_EXPERTS: u32 = 8192;
-/// The kernels are compiled for Hopper.
-const CAPABILITY: u32 = 9;
 /// Blocks of an operation agree on an absence no sooner than after two milliseconds.
 const MIN_TIME_OUT_US: u64 = 5_000;
 /// Meta data of a token that a warp stores at once.
@@ -95,13 +93,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
             u64::MAX,
         )?;
         limits.within("lines of meta data", layout.meta_lines, 1, MAX_META_LINES)?;
-        let (major, _) = device.compute_capability().map_err(cuda)?;
-        limits.within(
-            "the GPU's compute capability",
-            major,
-            CAPABILITY,
-            CAPABILITY,
-        )?;
+        limits.gpu(&device)?;
         let all = device.sm_count().map_err(cuda)?;
         let sms = settings.sms.unwrap_or(all);
         limits.within("sms", sms, config.capacity() + 1, all)?;

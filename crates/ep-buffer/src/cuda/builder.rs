@@ -1,6 +1,7 @@
 //! From a configuration to a buffer in a group, in one call.
 
 use super::buffer::EpBuffer;
+use super::limits::Limits;
 use super::settings::Settings;
 use crate::config::Config;
 use crate::error::EpError;
@@ -57,12 +58,13 @@ impl Builder {
     /// [`EpBuffer::fabric_mut`].
     ///
     /// # Errors
-    /// There is no driver or no such GPU, the configuration does not fit it, the group's
+    /// There is no driver or no such GPU or it is too old, the configuration does not fit it, the group's
     /// settings are out of their limits, the store is away, or a living process holds the rank.
     pub fn open(self, store: Arc<dyn Rendezvous>) -> Result<EpBuffer<GpuGroup>, EpError> {
         let rank = self.group.rank;
         let refused = |source| EpError::Cuda { rank, source };
         let device = Device::open(self.ordinal).map_err(refused)?;
+        Limits { rank }.gpu(&device)?;
         let bytes = EpBuffer::footprint(&self.config);
         let time_outs = TimeOuts {
             operation: self.config.time_out(),

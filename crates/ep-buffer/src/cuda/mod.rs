@@ -9,9 +9,10 @@
 //! time: this builds where there is no CUDA.
 //!
 //! A decode step of ten layers is captured once, before anybody has heard of this rank, and
-//! served from for the life of the process. Who dies is left out of sums at once, and who comes in takes part from the beginning of a replay on, which
-//! [`ops_per_round`](crate::ConfigBuilder::ops_per_round) says. A process that is to replace a dead
-//! one runs the same:
+//! served from for the life of the process. Who dies is left out of sums at once, and who comes
+//! in takes part from the beginning of a replay on, which
+//! [`ops_per_round`](crate::ConfigBuilder::ops_per_round) says. A process that is to replace a
+//! dead one runs the same:
 //!
 //! ```no_run
 //! use cudarc::driver::{CudaContext, sys};

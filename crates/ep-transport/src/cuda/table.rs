@@ -18,9 +18,10 @@
 //! 3. does its work. About a rank that takes part and does not answer all thread blocks
 //!    agree, and whoever finds it absent lowers its `active_until` to `epoch + 1`. One that
 //!    is `gone` and sends no more is found absent soon;
-//! 4. adds its share to `ended`. No fence goes before it, which would cost a microsecond where
-//!    two are to be had: what the block has stored is on its way. Whoever takes a window away
-//!    does so by unmapping it, and the driver waits for stores when it invalidates translations.
+//! 4. adds its share to `ended`. No fence goes before it, which would cost a microsecond of the
+//!    ten that a small pair takes: what the block has stored may still be on its way. Windows are
+//!    taken away by unmapping them. The driver's sources flush and wait for stores then (a
+//!    barrier goes with the invalidation of translations); its documentation does not say so.
 //!
 //! An operation may be several kernels, the first of which adds to `begun` and the last to
 //! `ended`.

@@ -199,7 +199,8 @@ fn together() {
 
 /// All regions in windows of rank `r`, whose own one is written to.
 fn show(r: u32, regions: &[DeviceRegion], byte: u8) -> Result<Windows, CudaError> {
-    let windows = Windows::reserve(&device(r), regions.len() as u32, REGION)?;
+    let device = Device::open(r % gpus())?;
+    let windows = Windows::reserve(&device, regions.len() as u32, REGION)?;
     for (of, region) in (0..).zip(regions) {
         // SAFETY: nothing was launched.
         unsafe { windows.share_in_process(Rank(of), region) }?;

@@ -99,9 +99,9 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
             },
             false => {
                 let (mut row, said) = start(shape, &logs, Start::Up)?;
-                if first && shape.ranks > 1 {
-                    let (_, again) = start(shape, &logs.join("again"), Start::Down)?;
-                    row.compare(&said, &again);
+                if first && shape.ranks > 1 && row.verified {
+                    let again = start(shape, &logs.join("again"), Start::Down)?;
+                    row.compare(&said, again);
                 }
                 row
             }
@@ -111,7 +111,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
             println!("^ ranks share GPUs");
         }
         if row.same_bits == Some(true) {
-            println!("^ started in the opposite order: the same sums to the bit");
+            println!("^ joined in the opposite order: the same sums to the bit");
         }
         for problem in &row.problems {
             println!("! {problem}");
@@ -168,7 +168,9 @@ fn measure(
         Start::Down => {
             for rank in (0..shape.ranks).rev() {
                 processes.spawn(rank, None, &[])?;
-                std::thread::sleep(APART);
+                if rank > 0 {
+                    std::thread::sleep(APART);
+                }
             }
         }
     }

@@ -67,25 +67,31 @@ pub(super) fn row(shape: Shape, timings: &[Timing], mut problems: Vec<String>) -
 }
 
 impl Row {
-    /// Takes in what ranks said that were started in the opposite order, `again`, beside what
-    /// they said before.
-    pub(super) fn compare(&mut self, before: &[Timing], again: &[Timing]) {
+    /// Takes in what ranks said that were started in the opposite order, and the row that it made,
+    /// beside what they `said` before.
+    pub(super) fn compare(&mut self, said: &[Timing], (row, again): (Self, Vec<Timing>)) {
         let sums = |timings: &[Timing], rank| {
             let mut own = timings.iter().filter(|timing| timing.rank == rank);
             own.find_map(|timing| timing.sums.clone())
         };
-        let other = (0..self.shape.ranks).find(|rank| {
-            let sums = [sums(before, *rank), sums(again, *rank)];
-            sums[0].is_none() || sums[0] != sums[1]
-        });
-        self.same_bits = Some(other.is_none());
-        if let Some(rank) = other {
-            let problem =
-                format!("rank {rank} has other sums if ranks start in the opposite order");
-            self.problems.push(problem);
-            self.verified = false;
-            self.met = self.met.map(|_| false);
+        let again_problems = row.problems.into_iter();
+        let mut problems: Vec<String> = again_problems
+            .map(|problem| format!("started in the opposite order: {problem}"))
+            .collect();
+        for rank in 0..self.shape.ranks {
+            match (sums(said, rank), sums(&again, rank)) {
+                (Some(before), Some(after)) if before == after => {}
+                (Some(_), Some(_)) => problems.push(format!(
+                    "rank {rank} has other sums if ranks start in the opposite order"
+                )),
+                _ => problems.push(format!("rank {rank} did not say its sums")),
+            }
         }
+        let same = row.verified && problems.is_empty();
+        self.same_bits = Some(same);
+        self.verified &= same;
+        self.met = self.met.map(|met| met && same);
+        self.problems.append(&mut problems);
     }
 }
 
@@ -153,16 +159,18 @@ mod tests {
             ..timing(20.0)
         };
         let timed = || vec![of(1, "1"), of(0, "1")];
-        for (again, same) in [
-            (timed(), true),
-            (vec![of(0, "1"), of(1, "2")], false),
-            (vec![of(0, "1")], false),
+        let made = |timings: &[Timing]| row(shapes(2)[0], timings, Vec::new());
+        for (again, same, said) in [
+            (timed(), true, ""),
+            (vec![of(0, "1"), of(1, "2")], false, "rank 1 has other sums"),
+            (vec![of(0, "1")], false, "1 of 2 ranks have times"),
         ] {
-            let mut row = row(shapes(2)[0], &[timing(20.0), timing(21.0)], Vec::new());
-            row.compare(&timed(), &again);
+            let mut row = made(&timed());
+            row.compare(&timed(), (made(&again), again));
             assert_eq!(row.same_bits, Some(same));
             assert_eq!((row.verified, row.met), (same, Some(same)));
             assert_eq!(row.problems.is_empty(), same);
+            assert!(same || row.problems[0].contains(said), "{row:?}");
         }
     }
 
