@@ -7,19 +7,26 @@ use crate::gpu_args::Args;
 use crate::rank::GpuRank;
 use anyhow::{Context, Result, anyhow};
 use ep_buffer::Config;
-use ep_buffer::cuda::testing::{Member, cluster, device_count};
+use ep_buffer::cuda::testing::{Member, cluster, sms_of_each};
 use ep_buffer::cuda::{DeviceFabric, EpBuffer, Settings};
 use ep_transport::store::MemStore;
 
 /// Measures one configuration; what each rank says.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<Vec<Timing>> {
-    let on_each = config.capacity().div_ceil(device_count().max(1));
+    let settings = Settings {
+        sms: args.sms.or(sms_of_each(config)?),
+        ..args.settings()
+    };
     let data = Data::new(config, args);
     let store = MemStore::new();
     // One after the other, as the driver may give streams that are made at the same time the
     // same queue of a GPU.
     let members = cluster(config)?.into_iter();
-    let ranks = members.map(|member| member_rank(args, config, member, on_each));
+    let ranks = members.map(|member: Member| {
+        let rank = member.rank();
+        let buffer = EpBuffer::new(config.clone(), settings, member);
+        GpuRank::new(buffer?, 1).with_context(|| rank.to_string())
+    });
     let ranks = ranks.collect::<Result<Vec<_>>>()?;
     std::thread::scope(|scope| {
         let threads = ranks.into_iter().map(|mut rank| {
@@ -34,19 +41,4 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<Vec<Timing>> {
         });
         ended.collect()
     })
-}
-
-fn member_rank(
-    args: &Args,
-    config: &Config,
-    member: Member,
-    on_each: u32,
-) -> Result<GpuRank<Member>> {
-    let all = member.device().sm_count()?;
-    let settings = Settings {
-        sms: args.sms.or((on_each > 1).then_some(all / on_each)),
-        ..args.settings()
-    };
-    let buffer = EpBuffer::new(config.clone(), settings, member).context("a rank's buffer")?;
-    GpuRank::new(buffer, 1)
 }

@@ -147,9 +147,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
             config,
             fabric,
         };
-        let tokens = buffer.config.max_tokens();
-        let threads = buffer.dispatch_kernel(tokens, senders).threads;
-        let most = buffer.dispatch_shared(tokens, senders, threads);
+        let (_, most) = buffer.dispatch_kernel(buffer.config.max_tokens(), senders);
         limits.within("shared memory of a block", most, 0, MAX_SHARED_BYTES)?;
         Ok(buffer)
     }

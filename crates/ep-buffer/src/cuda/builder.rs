@@ -58,8 +58,9 @@ impl Builder {
     /// [`EpBuffer::fabric_mut`].
     ///
     /// # Errors
-    /// There is no driver or no such GPU or it is too old, the configuration does not fit it, the group's
-    /// settings are out of their limits, the store is away, or a living process holds the rank.
+    /// There is no driver or no such GPU or it is too old, the configuration does not fit it, the
+    /// group's settings are out of their limits, the store is away, or a living process holds the
+    /// rank.
     pub fn open(self, store: Arc<dyn Rendezvous>) -> Result<EpBuffer<GpuGroup>, EpError> {
         let rank = self.group.rank;
         let refused = |source| EpError::Cuda { rank, source };

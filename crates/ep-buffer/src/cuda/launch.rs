@@ -105,18 +105,14 @@ impl<F: DeviceFabric> EpBuffer<F> {
         }
     }
 
-    /// See [`dispatch_shared()`].
-    pub(super) fn dispatch_shared(&self, tokens: u32, senders: u32, threads: u32) -> u32 {
-        dispatch_shared(&self.config, &self.layout, tokens, senders, threads)
-    }
-
-    /// The kernel for a batch of so many tokens: that of large ones only where its blocks have
-    /// the shared memory that it needs.
-    pub(super) fn dispatch_kernel(&self, tokens: u32, senders: u32) -> Kernel {
+    /// The kernel for a batch of so many tokens, and the bytes of shared memory of its blocks: the
+    /// kernel of large ones only where they have room for that.
+    pub(super) fn dispatch_kernel(&self, tokens: u32, senders: u32) -> (Kernel, u32) {
         let fp8 = matches!(self.config.dispatch_type(), DispatchType::Fp8(_));
-        self.kernels.dispatch(fp8, tokens, |threads| {
-            self.dispatch_shared(tokens, senders, threads) <= MAX_SHARED_BYTES
-        })
+        let bytes = |threads| dispatch_shared(&self.config, &self.layout, tokens, senders, threads);
+        let fits = |threads| bytes(threads) <= MAX_SHARED_BYTES;
+        let kernel = self.kernels.dispatch(fp8, tokens, fits);
+        (kernel, bytes(kernel.threads))
     }
 
     pub(super) fn plain(&self, stream: Stream) -> Launch {
@@ -141,10 +137,10 @@ impl<F: DeviceFabric> EpBuffer<F> {
             MODE_SEND => self.sms,
             _ => self.senders,
         };
-        let kernel = self.dispatch_kernel(args.tokens, args.senders);
+        let (kernel, shared_bytes) = self.dispatch_kernel(args.tokens, args.senders);
         args.magic_senders = magic(args.senders);
         let launch = Launch {
-            shared_bytes: self.dispatch_shared(args.tokens, args.senders, kernel.threads),
+            shared_bytes,
             early: self.early,
             ..self.plain(stream)
         };

@@ -18,6 +18,8 @@ use ep_transport::cuda::{
 use ep_transport::{Epoch, Incarnation, Rank};
 use std::sync::Arc;
 
+/// Multiprocessors of a GPU that ranks leave alone if they share it, for what the driver runs.
+const SPARE_SMS: u32 = 4;
 const FIRST_LIFE: Incarnation = Incarnation(1);
 
 /// One rank of a cluster.
@@ -52,6 +54,21 @@ impl Member {
 #[must_use]
 pub fn device_count() -> u32 {
     Driver::get().and_then(Driver::device_count).unwrap_or(0)
+}
+
+/// Multiprocessors for each rank of `config`, see [`super::Settings::sms`]: its part of a GPU's
+/// where ranks share GPUs, and nothing where each has one.
+///
+/// # Errors
+/// The driver does not answer.
+pub fn sms_of_each(config: &Config) -> Result<Option<u32>, CudaError> {
+    match config.capacity().div_ceil(device_count().max(1)) {
+        0 | 1 => Ok(None),
+        on_each => {
+            let all = Device::open(0)?.sm_count()?;
+            Ok(Some(all.saturating_sub(SPARE_SMS) / on_each))
+        }
+    }
 }
 
 /// All ranks of `config`, connected, everybody active from epoch 0 on.

@@ -3,7 +3,7 @@
 use crate::meeting::Meeting;
 use crate::rank::{Batch, GpuRank, Received};
 use crate::shapes::{Case, Routing};
-use ep_buffer::cuda::testing::{cluster, device_count};
+use ep_buffer::cuda::testing::{cluster, sms_of_each};
 use ep_buffer::cuda::{DispatchType, IndexType, Settings};
 use ep_buffer::testing::{Cluster, Network};
 use ep_buffer::{Config, Rows};
@@ -166,15 +166,13 @@ fn check(case: &Case, rank: u32, got: &Received, want: &Received) {
 }
 
 pub(crate) fn agree(case: &Case) {
-    let gpus = device_count().max(1);
-    let per_gpu = case.ranks.div_ceil(gpus);
     let config = Config::builder(case.ranks, case.experts, case.hidden, case.tokens)
         .max_top_k(case.top_k)
         .dispatch_type(case.dispatch)
         .build()
         .unwrap();
     let settings = Settings {
-        sms: case.sms.or((per_gpu > 1).then_some(128 / per_gpu)),
+        sms: case.sms.or(sms_of_each(&config).unwrap()),
         senders: case.senders,
         ..Settings::default()
     };

@@ -3,7 +3,7 @@
 use crate::meeting::Meeting;
 use crate::rank::{Batch, GpuRank};
 use ep_buffer::Config;
-use ep_buffer::cuda::testing::{Member, cluster, device_count};
+use ep_buffer::cuda::testing::{Member, cluster, sms_of_each};
 use ep_buffer::cuda::{Settings, Tensor};
 use ep_transport::{Epoch, Rank};
 use half::bf16;
@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 const RANKS: u32 = 3;
 const TOP_K: usize = 4;
 const EXPERTS: usize = 12;
+const TIME_OUT: Duration = Duration::from_millis(300);
+
 /// Tokens of each rank, and elements of a row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Size {
     pub(crate) tokens: usize,
     pub(crate) hidden: usize,
 }
-
-const TIME_OUT: Duration = Duration::from_millis(300);
 
 fn config(size: Size) -> Config {
     Config::builder(
@@ -32,14 +32,6 @@ fn config(size: Size) -> Config {
     .time_out(TIME_OUT)
     .build()
     .unwrap()
-}
-
-fn settings() -> Settings {
-    let per_gpu = RANKS.div_ceil(device_count().max(1));
-    Settings {
-        sms: (per_gpu > 1).then_some(128 / per_gpu),
-        ..Settings::default()
-    }
 }
 
 /// Token t chooses experts t, t + 1, t + 5 and t + 6: of two ranks or of all three.
@@ -87,7 +79,11 @@ fn check_sums(rank: &GpuRank, own: &Batch, without: Option<u32>) {
 }
 
 fn on_ranks(size: Size, run: impl Fn(GpuRank, Batch, &Meeting) + Sync) {
-    let (config, settings) = (config(size), settings());
+    let config = config(size);
+    let settings = Settings {
+        sms: sms_of_each(&config).unwrap(),
+        ..Settings::default()
+    };
     let members: Vec<Member> = cluster(&config).unwrap();
     let barrier = Meeting::new(members.len());
     std::thread::scope(|scope| {

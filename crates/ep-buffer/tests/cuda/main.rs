@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     let faults = [(10, 512), (40, 512), (1000, 1024)]
         .into_iter()
         .flat_map(|(tokens, hidden)| {
-            faults.map(|(name, test)| -> (String, Box<dyn FnOnce() + Send>) {
+            faults.map(|(name, test)| -> shapes::Named {
                 let name = format!("{name}_{tokens}_tokens");
                 (name, Box::new(move || test(Size { tokens, hidden })))
             })

@@ -32,17 +32,17 @@ pub(crate) struct Case {
 }
 
 /// A test by its name.
-type Trial = (String, Box<dyn FnOnce() + Send>);
+pub(crate) type Named = (String, Box<dyn FnOnce() + Send>);
 
-fn trial(name: String, case: Case) -> Trial {
+fn trial(name: String, case: Case) -> Named {
     (name, Box::new(move || agree(&case)))
 }
 
-pub(crate) fn trials() -> Vec<Trial> {
+pub(crate) fn trials() -> Vec<Named> {
     [1, 2, 3, 4, 8].into_iter().flat_map(of_ranks).collect()
 }
 
-fn of_ranks(ranks: u32) -> Vec<Trial> {
+fn of_ranks(ranks: u32) -> Vec<Named> {
     let fp8 = DispatchType::Fp8(ScaleFormat::F32);
     let plain = Case {
         ranks,

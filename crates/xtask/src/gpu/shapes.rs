@@ -95,11 +95,11 @@ pub(super) fn shapes(ranks: u32) -> Vec<Shape> {
     }
     shapes.push(plain(512, 288, Dispatch::Bf16, Routing::Even));
     shapes.push(plain(4096, 288, Dispatch::Fp8, Routing::Even));
-    for tokens in [512, 4096].into_iter().filter(|_| ranks > 1) {
-        shapes.push(Shape {
+    if ranks > 1 {
+        shapes.extend([512, 4096].map(|tokens| Shape {
             least_tokens: 0,
             ..plain(tokens, 288, Dispatch::Fp8, Routing::Even)
-        });
+        }));
     }
     shapes
 }
