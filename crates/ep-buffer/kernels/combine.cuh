@@ -178,7 +178,7 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
             if (pass && !(sent & left_out)) continue;  // the first pass must not wait for `sent` before
             Segment u;
             if (item.own) {
-                const uint32_t need = sent & o.active & ~(1u << me) & ~left_out;
+                const uint32_t need = sent & o.active & present & ~(1u << me) & ~left_out;
                 const uint32_t absent = add_partials(a, o, report, partials, item.token, item.segment, slots, map.tagged, few, need, sum, lane, began);
                 if (absent && lane == 0) atomicOr(&absent_in_block, absent);
                 const uint32_t summed = (need | (sent & 1u << me)) & ~absent;
@@ -211,11 +211,11 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
         __syncthreads();
         if (tid == 0) {
             fixing = 0;
+            if (absent_in_block) __threadfence();  // whoever makes sums anew sees who was given up here
             end_operation(a);
             // A rank's contribution is in all of a token or in none of it: one block of those that
             // missed one makes the tokens anew without it, once all others have written theirs.
             if (absent_in_block) {
-                __threadfence();
                 fixing = atomicExch(&report->fixed_by, static_cast<uint32_t>(o.epoch + 1)) != static_cast<uint32_t>(o.epoch + 1);
                 while (fixing && load_sys64(&table_of(a)->ended.count) / EP_OPERATION == o.index) __nanosleep(200);
                 // Nothing orders what others wrote before their counting; it arrives within this time.

@@ -294,7 +294,7 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
             expert = static_cast<int>(entry & 0xffff) - first_expert;
             if (entry != ~0u && static_cast<unsigned>(expert) < static_cast<unsigned>(counts.experts)) {
                 const int at = counts.begin(p.rank, expert) + (entry >> 16);
-                if (at < rows) row = expert * rows + at;
+                if (at < counts.begin(p.rank + 1, expert)) row = expert * rows + at;  // behind the last rank stands the total
                 weight = __uint_as_float(meta[meta_word(2 + 2 * lane)]);
             }
         }

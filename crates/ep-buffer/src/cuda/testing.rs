@@ -44,9 +44,31 @@ impl Member {
     pub fn counts_from(&self, config: &Config, source: Rank, epoch: Epoch) -> Tensor {
         let layout = Layout::new(config);
         let bytes = u64::from(layout.count_words) * 8;
+        self.own_range(&layout, layout.counts_at, bytes, source, epoch)
+    }
+
+    /// The lines in this rank's own window by which `source` tells it, in the dispatch of
+    /// `epoch`, which rows each token is, `[max_tokens][lines][32]` words. In the first line
+    /// of a token word 1 + 2k is (row << 16 | expert) of choice k, or has all bits set; the last
+    /// word of each line is the tag.
+    #[must_use]
+    pub fn meta_from(&self, config: &Config, source: Rank, epoch: Epoch) -> Tensor {
+        let layout = Layout::new(config);
+        let lines = u64::from(config.max_tokens()) * u64::from(layout.meta_lines);
+        self.own_range(&layout, layout.meta_at, lines * 128, source, epoch)
+    }
+
+    fn own_range(
+        &self,
+        layout: &Layout,
+        at: u64,
+        bytes: u64,
+        source: Rank,
+        epoch: Epoch,
+    ) -> Tensor {
         let own = self.windows.base() + u64::from(self.rank.0) * self.windows.stride();
         let half = own + epoch.0 % 2 * layout.half_bytes;
-        Tensor::new(half + layout.counts_at + u64::from(source.0) * bytes, bytes)
+        Tensor::new(half + at + u64::from(source.0) * bytes, bytes)
     }
 }
 

@@ -193,9 +193,27 @@ pub(crate) fn late_rank(size: Size) {
     });
 }
 
+/// What a lying rank says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Lie {
+    /// That more rows and tokens come than can come.
+    Counts,
+    /// That rows of its tokens are those of others.
+    Rows,
+}
+
 /// One rank says that more comes than can come: what it delivers is taken, and nobody reads or
 /// writes where nothing is.
 pub(crate) fn lying_rank(size: Size) {
+    lie(size, Lie::Counts);
+}
+
+/// One rank says that its tokens are rows beyond its own: those of others stay what they are.
+pub(crate) fn greedy_rank(size: Size) {
+    lie(size, Lie::Rows);
+}
+
+fn lie(size: Size, what: Lie) {
     const LIAR: u32 = 1;
     on_ranks(size, |mut rank, own, barrier| {
         pair(&mut rank);
@@ -207,15 +225,7 @@ pub(crate) fn lying_rank(size: Size) {
         }
         barrier.wait();
         if !lies {
-            let fabric = rank.buffer.fabric();
-            // The second dispatch is the third operation.
-            let words = fabric.counts_from(rank.buffer.config(), Rank(LIAR), Epoch(2));
-            // Rows of each expert, and tokens; behind them stands which tokens come.
-            let words = Tensor::new(words.address, (EXPERTS as u64 / u64::from(RANKS) + 1) * 8);
-            rank.change(words, |word: u64| {
-                assert_ne!(word >> 32, 0, "nothing was sent");
-                word | u64::from(u32::MAX)
-            });
+            change_what_was_said(&rank, Rank(LIAR), what);
         }
         // Copies wait for kernels of other ranks on the same GPU.
         barrier.wait();
@@ -226,7 +236,13 @@ pub(crate) fn lying_rank(size: Size) {
         }
         rank.combine(false);
         rank.stream.synchronize().unwrap();
-        check_sums(&rank, &own, None);
+        if !lies || what == Lie::Counts {
+            check_sums(&rank, &own, None);
+        } else {
+            // Nobody has rows of some of its tokens, so nobody returns sums of them.
+            let answered = rank.buffer.combine_answers().unwrap().answered;
+            assert_eq!(answered, [Rank(LIAR)]);
+        }
         let received = rank.fetch();
         for (e, count) in received.count.iter().enumerate() {
             assert!(*count as usize <= RANKS as usize * size.tokens, "{e}");
@@ -235,6 +251,32 @@ pub(crate) fn lying_rank(size: Size) {
             assert!((range >> 32) as usize <= size.tokens, "{range:#x}");
         }
     });
+}
+
+/// In the window of `rank`, for the second dispatch, which is the third operation.
+fn change_what_was_said(rank: &GpuRank, liar: Rank, what: Lie) {
+    let (fabric, config) = (rank.buffer.fabric(), rank.buffer.config());
+    let changed = match what {
+        Lie::Counts => {
+            // Rows of each expert, and tokens; behind them stands which tokens come.
+            let words = fabric.counts_from(config, liar, Epoch(2));
+            let words = Tensor::new(words.address, (EXPERTS as u64 / u64::from(RANKS) + 1) * 8);
+            rank.change(words, |_, word: u64| {
+                assert_ne!(word >> 32, 0, "nothing was sent");
+                word | u64::from(u32::MAX)
+            })
+        }
+        Lie::Rows => {
+            let words = fabric.meta_from(config, liar, Epoch(2));
+            rank.change(words, |i, word: u32| match i % 32 {
+                k if k % 2 == 1 && k < 1 + 2 * TOP_K && word != u32::MAX => {
+                    word.wrapping_add((config.max_tokens() / 3) << 16)
+                }
+                _ => word,
+            })
+        }
+    };
+    assert!(changed > 0, "nothing was changed");
 }
 
 /// A thousand replays of a graph give the same bits.

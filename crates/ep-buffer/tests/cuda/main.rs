@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     if skip {
         eprintln!("skipped: no GPU here");
     }
-    let faults: [(&str, Fault); 6] = [
+    let faults: [(&str, Fault); 7] = [
         ("a_silent_rank_is_left_out_on_time", faults::silent_rank),
         (
             "a_rank_that_stops_in_the_middle_is_in_no_sum",
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             faults::known_death,
         ),
         ("a_lying_rank_is_not_believed", faults::lying_rank),
+        ("a_greedy_rank_gets_no_rows_of_others", faults::greedy_rank),
         ("a_late_rank_is_waited_for", faults::late_rank),
         ("a_thousand_replays_give_the_same_bits", faults::same_bits),
     ];

@@ -1,5 +1,6 @@
 //! One rank on a GPU: its memory, its stream, and what comes of an operation.
 
+use cudarc::driver::result::{memcpy_dtoh_sync, memcpy_htod_sync};
 use cudarc::driver::{CudaContext, CudaStream, sys};
 use ep_buffer::Config;
 use ep_buffer::cuda::testing::Member;
@@ -144,16 +145,27 @@ impl GpuRank {
         unsafe { b.dispatch_receive(&self.stream, &tokens, handle, &out) }.unwrap();
     }
 
-    /// Makes something else of each element of `memory`.
-    pub(crate) fn change<T: bytemuck::Pod>(&self, memory: Tensor, change: impl Fn(T) -> T) {
+    /// Makes something else of elements of `memory`, by their index; of how many of them.
+    pub(crate) fn change<T: bytemuck::Pod + PartialEq>(
+        &self,
+        memory: Tensor,
+        change: impl Fn(usize, T) -> T,
+    ) -> usize {
         let mut data = vec![T::zeroed(); memory.bytes as usize / size_of::<T>()];
         self.stream.context().bind_to_thread().unwrap();
         // SAFETY: `memory` is a range on this device, and as long as `data`.
-        unsafe {
-            cudarc::driver::result::memcpy_dtoh_sync(&mut data, memory.address).unwrap();
-            data.iter_mut().for_each(|word| *word = change(*word));
-            cudarc::driver::result::memcpy_htod_sync(memory.address, &data).unwrap();
-        }
+        unsafe { memcpy_dtoh_sync(&mut data, memory.address) }.unwrap();
+        let changed: Vec<T> = data
+            .iter()
+            .enumerate()
+            .map(|(i, word)| change(i, *word))
+            .collect();
+        // SAFETY: as above.
+        unsafe { memcpy_htod_sync(memory.address, &changed) }.unwrap();
+        data.iter()
+            .zip(&changed)
+            .filter(|(was, is)| was != is)
+            .count()
     }
 
     pub(crate) fn combine(&mut self, halves: bool) {
