@@ -186,6 +186,7 @@ pub(crate) fn agree(case: &Case) {
         for (r, member) in members.into_iter().enumerate() {
             let (rounds, expected, barrier, config) = (&rounds, &expected, &barrier, &config);
             scope.spawn(move || {
+                let _participant = barrier.participant();
                 let mut rank = GpuRank::new(config, settings, member);
                 // Odd numbers of operations, halves and wholes, in turn.
                 for (i, halves) in [false, true, false, false].into_iter().enumerate() {

@@ -90,6 +90,7 @@ fn on_ranks(size: Size, run: impl Fn(GpuRank, Batch, &Meeting) + Sync) {
         for (r, member) in members.into_iter().enumerate() {
             let (config, barrier, run) = (&config, &barrier, &run);
             scope.spawn(move || {
+                let _participant = barrier.participant();
                 let mut rank = GpuRank::new(config, settings, member);
                 let own = batch(r, size);
                 rank.load(&own);

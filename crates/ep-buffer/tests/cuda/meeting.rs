@@ -1,41 +1,73 @@
 //! A barrier at which nobody waits for ever for one that has failed.
 
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::thread::panicking;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Meeting {
     size: usize,
-    /// Who waits, and how many meetings there have been.
-    state: Mutex<(usize, usize)>,
-    over: Condvar,
+    state: Mutex<State>,
+    changed: Condvar,
 }
+
+#[derive(Default)]
+struct State {
+    waiting: usize,
+    /// How many meetings there have been.
+    over: usize,
+    /// Somebody does not come any more.
+    failed: bool,
+}
+
+/// Somebody who is to come; whoever waits hears of it if that panics.
+pub(crate) struct Participant<'a>(&'a Meeting);
 
 impl Meeting {
     pub(crate) fn new(size: usize) -> Self {
         Self {
             size,
-            state: Mutex::new((0, 0)),
-            over: Condvar::new(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
         }
+    }
+
+    /// To be held by each of those who meet.
+    pub(crate) fn participant(&self) -> Participant<'_> {
+        Participant(self)
     }
 
     /// Waits until all are here.
     pub(crate) fn wait(&self) {
-        let mut state = self.state.lock().unwrap();
-        state.0 += 1;
-        if state.0 == self.size {
-            *state = (0, state.1 + 1);
-            self.over.notify_all();
+        let mut state = self.lock();
+        state.waiting += 1;
+        if state.waiting == self.size {
+            state.waiting = 0;
+            state.over += 1;
+            self.changed.notify_all();
             return;
         }
-        let meeting = state.1;
-        let waits = |state: &mut (usize, usize)| state.1 == meeting;
-        let (_state, waited) = self
-            .over
-            .wait_timeout_while(state, PATIENCE, waits)
-            .unwrap();
+        let meeting = state.over;
+        let waits = |state: &mut State| state.over == meeting && !state.failed;
+        let waited = self.changed.wait_timeout_while(state, PATIENCE, waits);
+        let (state, waited) = waited.unwrap();
+        let all_came = state.over != meeting;
+        drop(state);
         assert!(!waited.timed_out(), "somebody has not come");
+        assert!(all_came, "somebody failed");
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+impl Drop for Participant<'_> {
+    fn drop(&mut self) {
+        if panicking() {
+            self.0.lock().failed = true;
+            self.0.changed.notify_all();
+        }
     }
 }
