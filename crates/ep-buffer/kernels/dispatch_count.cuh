@@ -33,38 +33,56 @@ struct SendSpace {
     }
 };
 
+// Whole tokens of a warp, a lane for each choice.
+struct WarpChoice {
+    int at_once, token, k;  // tokens of a warp; this lane's token among them and choice of it
+    __device__ __forceinline__ WarpChoice(const EpArgs& a, int lane)
+        : at_once(div_by(32, a.magic_top_k)), token(div_by(lane, a.magic_top_k)), k(lane - token * static_cast<int>(a.top_k)) {}
+    // Where 32 is no multiple of top_k, the last lanes have none.
+    __device__ __forceinline__ bool in_warp() const { return token < at_once; }
+};
+
+// What a team counts: the tokens until `end`, and rows of the destination's experts.
+struct Counted {
+    int end, first_expert;
+    uint32_t experts;
+    __device__ __forceinline__ Counted(const EpArgs& a, int last, int rank)
+        : end(rank >= 0 ? static_cast<int>(a.tokens) : last),
+          first_expert(rank >= 0 ? first_expert_of(a, rank) : 0),
+          experts(rank >= 0 ? first_expert_of(a, rank + 1) - first_expert : 0) {}
+};
+
 constexpr int kAheadOfCount = 4;
 
 // Counts of the tokens before `first`, and of all tokens for the destination `counted` (-1:
 // none). A lane of the team takes a choice, and sees by shuffles whether its token has made it
 // before.
 __device__ __forceinline__ void count_choices(const EpArgs& a, const SendSpace& s, int first, int last, int counted, int team) {
-    const int lane = threadIdx.x & 31, K = a.top_k, end = counted >= 0 ? static_cast<int>(a.tokens) : last;
-    const int first_counted = counted >= 0 ? first_expert_of(a, counted) : 0;
-    const uint32_t experts_counted = counted >= 0 ? first_expert_of(a, counted + 1) - first_counted : 0;
-    const int at_once = div_by(32, a.magic_top_k), in_warp = div_by(lane, a.magic_top_k), k = lane - in_warp * K;
-    const int step = team / 32 * at_once;
-    const uint32_t choices = (K < 32 ? (1u << K) - 1 : ~0u) << (in_warp * K);
-    auto choice = [&](int token) { return in_warp < at_once && token < end ? expert_at(a, token * K + k) : -1; };
-    int token = threadIdx.x / 32 * at_once + in_warp, e = choice(token), next[kAheadOfCount];
+    const int lane = threadIdx.x & 31, K = a.top_k;
+    const Counted c(a, last, counted);
+    const WarpChoice w(a, lane);
+    const int step = team / 32 * w.at_once;
+    const uint32_t choices = (K < 32 ? (1u << K) - 1 : ~0u) << (w.token * K);
+    auto choice = [&](int token) { return w.in_warp() && token < c.end ? expert_at(a, token * K + w.k) : -1; };
+    int token = threadIdx.x / 32 * w.at_once + w.token, e = choice(token), next[kAheadOfCount];
 #pragma unroll
     for (int i = 0; i < kAheadOfCount; i++) next[i] = choice(token + (i + 1) * step);
 #pragma unroll 1
-    for (; token - in_warp < end; token += step) {
+    for (; token - w.token < c.end; token += step) {
         bool again = false;
 #pragma unroll 1
         for (int d0 = 1; d0 < K; d0 += 7)
 #pragma unroll
-            for (int d = 0; d < 7; d++) again |= __shfl_up_sync(~0u, e, d0 + d) == e && d0 + d <= k;
-        const uint32_t in_counted = static_cast<uint32_t>(e - first_counted);
-        const bool comes = e >= 0 && in_counted < experts_counted;
+            for (int d = 0; d < 7; d++) again |= __shfl_up_sync(~0u, e, d0 + d) == e && d0 + d <= w.k;
+        const uint32_t in_counted = static_cast<uint32_t>(e - c.first_expert);
+        const bool comes = e >= 0 && in_counted < c.experts;
         const uint32_t present = __ballot_sync(~0u, comes);
         if (e >= 0) {
             if (again) *s.again = 1;
             if (!again && token < first) atomicAdd(&s.before[e], 1);
             if (!again && comes) atomicAdd(&s.counts[in_counted], 1);
         }
-        if (k == 0 && present & choices) atomicOr(&s.counts[a.max_local_experts + 1 + token / 32], 1u << (token & 31));
+        if (w.k == 0 && present & choices) atomicOr(&s.counts[a.max_local_experts + 1 + token / 32], 1u << (token & 31));
         e = next[0];
 #pragma unroll
         for (int i = 1; i < kAheadOfCount; i++) next[i - 1] = next[i];
@@ -74,11 +92,10 @@ __device__ __forceinline__ void count_choices(const EpArgs& a, const SendSpace& 
 
 // The same where there are many tokens: a thread takes one, all choices of it at once.
 __device__ __forceinline__ void count_tokens(const EpArgs& a, const SendSpace& s, int first, int last, int counted, int team) {
-    const int lane = threadIdx.x & 31, K = a.top_k, end = counted >= 0 ? static_cast<int>(a.tokens) : last;
-    const int first_counted = counted >= 0 ? first_expert_of(a, counted) : 0;
-    const uint32_t experts_counted = counted >= 0 ? first_expert_of(a, counted + 1) - first_counted : 0;
+    const int lane = threadIdx.x & 31, K = a.top_k;
+    const Counted c(a, last, counted);
 #pragma unroll 1
-    for (int base = threadIdx.x & ~31; base < end; base += team) {
+    for (int base = threadIdx.x & ~31; base < c.end; base += team) {
         const int token = base + lane;
         bool comes = false, twice = false;
 #pragma unroll 1
@@ -88,7 +105,7 @@ __device__ __forceinline__ void count_tokens(const EpArgs& a, const SendSpace& s
 #pragma unroll
             for (int k = 0; k < 8; k++) e[k] = -1;
             const char* const from = reinterpret_cast<const char*>(a.topk_idx + (static_cast<uint64_t>(token * K + k0) << a.index_shift));
-            if (token >= end) {
+            if (token >= c.end) {
             } else if (K % 8 == 0 && !(a.topk_idx & 15)) {
                 uint32_t w[16];
 #pragma unroll
@@ -112,20 +129,20 @@ __device__ __forceinline__ void count_tokens(const EpArgs& a, const SendSpace& s
 #pragma unroll
                 for (int j = 0; j < k; j++) again |= e[j] == e[k] ? 1u << k : 0u;
 #pragma unroll 1
-            for (int j = 0; token < end && j < k0; j++) {
+            for (int j = 0; token < c.end && j < k0; j++) {
                 const int earlier = expert_at(a, token * K + j);
 #pragma unroll
                 for (int k = 0; k < 8; k++) again |= earlier == e[k] ? 1u << k : 0u;
             }
 #pragma unroll
             for (int k = 0; k < 8; k++) {
-                const uint32_t in_counted = static_cast<uint32_t>(e[k] - first_counted);
+                const uint32_t in_counted = static_cast<uint32_t>(e[k] - c.first_expert);
                 if (e[k] < 0) continue;
-                comes |= in_counted < experts_counted;
+                comes |= in_counted < c.experts;
                 twice |= again >> k & 1;
                 if (again >> k & 1) continue;
                 if (token < first) atomicAdd(&s.before[e[k]], 1);
-                if (in_counted < experts_counted) atomicAdd(&s.counts[in_counted], 1);
+                if (in_counted < c.experts) atomicAdd(&s.counts[in_counted], 1);
             }
         }
         const uint32_t present = __ballot_sync(~0u, comes);
@@ -162,32 +179,33 @@ __device__ __noinline__ int merge(const int* chosen, const float* weights, int k
 __device__ __forceinline__ void send_meta(const EpArgs& a, const SendSpace& s, int first, int own, float weight, uint32_t own_tag, uint32_t reachable,
                                           uint64_t epoch, int threads) {
     const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, K = a.top_k, words = a.meta_lines * 32, vectors = words / 4;
-    const int at_once = div_by(32, a.magic_top_k), in_warp = div_by(lane, a.magic_top_k), k = lane - in_warp * K, step = threads / 32 * at_once;
+    const WarpChoice w(a, lane);
+    const int k = w.k, step = threads / 32 * w.at_once;
     const float* const weights = reinterpret_cast<const float*>(a.topk_weights);
     const bool again = *s.again;
     if (again) {
 #pragma unroll 1
-        for (int t0 = warp * at_once; t0 < own; t0 += step) {
-            const int token = t0 + in_warp;
-            const bool in = in_warp < at_once && token < own;
-            float w = 0;
+        for (int t0 = warp * w.at_once; t0 < own; t0 += step) {
+            const int token = t0 + w.token;
+            const bool in = w.in_warp() && token < own;
+            float sum = 0;
             int e = -1;
             if (in) {
                 e = s.chosen[token * K + k];
-                w = weights[(first + token) * K + k];
-                if (e >= 0) e = merge(s.chosen + token * K, weights + (first + token) * K, k, K, w);
+                sum = weights[(first + token) * K + k];
+                if (e >= 0) e = merge(s.chosen + token * K, weights + (first + token) * K, k, K, sum);
             }
             __syncwarp();
             if (!in) continue;
             s.chosen[token * K + k] = e;
-            s.meta[token * words + meta_word(2 + 2 * k)] = __float_as_uint(w);
+            s.meta[token * words + meta_word(2 + 2 * k)] = __float_as_uint(sum);
         }
         team_barrier(2, threads);
     }
 #pragma unroll 1
     for (int begin = 0; begin < own; begin += step) {
-        const int t0 = begin + warp * at_once, token = t0 + in_warp, end = t0 < own ? t0 * K : 0;
-        const bool in = in_warp < at_once && token < own;
+        const int t0 = begin + warp * w.at_once, token = t0 + w.token, end = t0 < own ? t0 * K : 0;
+        const bool in = w.in_warp() && token < own;
         const int e = in ? s.chosen[token * K + k] : -1;
         if (begin && in && !again) weight = weights[(first + token) * K + k];
         const uint32_t same = __match_any_sync(~0u, e);
@@ -212,9 +230,9 @@ __device__ __forceinline__ void send_meta(const EpArgs& a, const SendSpace& s, i
         }
         __syncwarp();
 #pragma unroll 1
-        for (int v0 = 0; v0 < min(at_once, own - t0) * vectors; v0 += 32) {
+        for (int v0 = 0; v0 < min(w.at_once, own - t0) * vectors; v0 += 32) {
             const int v = v0 + lane, t = t0 + (vectors == 8 ? v >> 3 : v / vectors);
-            const bool on = t < min(t0 + at_once, own);
+            const bool on = t < min(t0 + w.at_once, own);
             const uint32_t to = on ? s.owners[t] & reachable : 0;
             uint4 line = make_uint4(0, 0, 0, 0);
             if (on) line = reinterpret_cast<const uint4*>(s.meta + t0 * words)[v];

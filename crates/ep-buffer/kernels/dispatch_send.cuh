@@ -133,9 +133,10 @@ __device__ __forceinline__ void send_tokens(const EpArgs& a, char* scratch, int*
     int token, segment, expert = -1, chosen = -1;
     float weight = 0;
     {
-        const int K = a.top_k, at_once = div_by(32, a.magic_top_k), in_warp = div_by(lane, a.magic_top_k), t = warp * at_once + in_warp;
+        const WarpChoice w(a, lane);
+        const int K = a.top_k, t = warp * w.at_once + w.token;
         if (tid < own * K) chosen = expert_at(a, first * K + tid);
-        if (tid < kMetaThreads && in_warp < at_once && t < own) weight = reinterpret_cast<const float*>(a.topk_weights)[(first + t) * K + lane - in_warp * K];
+        if (tid < kMetaThreads && w.in_warp() && t < own) weight = reinterpret_cast<const float*>(a.topk_weights)[(first + t) * K + w.k];
     }
     auto take = [&] {
         token = div_by(task, g.magic);

@@ -161,8 +161,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
         args.senders = match mode {
             MODE_SEND => self.sms,
             MODE_RECEIVE => 0,
-            _ if self.config.capacity() == 1 => 0,
-            _ => (self.sms * 2 / 5).max(1),
+            _ => returning_blocks(self.config.capacity(), self.sms),
         };
         let launch = Launch {
             shared_bytes: kernel.threads / 32 * COMBINE_WARP_BYTES,
@@ -171,6 +170,16 @@ impl<F: DeviceFabric> EpBuffer<F> {
         };
         // SAFETY: passed on to our caller; sizes were checked.
         self.cuda(unsafe { self.kernels.launch(kernel, launch, &args, 0) })
+    }
+}
+
+/// How many blocks of a combine of a large batch return sums to other ranks. With two ranks those
+/// sums are a smaller part of the work than with more. Capacities have at least one block more.
+fn returning_blocks(capacity: u32, sms: u32) -> u32 {
+    match capacity {
+        0 | 1 => 0,
+        2 => sms * 2 / 5,
+        _ => sms / 2,
     }
 }
 
