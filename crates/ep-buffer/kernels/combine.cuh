@@ -39,6 +39,7 @@ __device__ __forceinline__ uint32_t add_partials(const EpArgs& a, const Operatio
         const uint32_t tag = o.tag_from(rank);
         const char* const from = rows + (static_cast<size_t>(rank) * a.max_tokens + token) * a.row_bytes + segment * kSlots * kSlotBytes;
         Segment v;
+        bool over = false;
 #pragma unroll 1
         for (int polls = 1; rank >= 0; polls++) {
             const bool look = polls % kPollsPerLook == 0;
@@ -47,10 +48,13 @@ __device__ __forceinline__ uint32_t add_partials(const EpArgs& a, const Operatio
             if (!all && !look) continue;
             load_lines(from, v, slots, tag, lane);
             if (lines_complete(v, tag, tagged)) break;
-            if (look && __any_sync(~0u, lane == 0 && is_over(a, &report->lost, rank, o.epoch, began))) {
+            if (!look) continue;
+            if (over) {  // More looks after the clock: this block may have stood still before it.
                 if (lane == 0) give_up(a, &report->lost, rank, o.epoch);
                 absent |= 1u << rank;
                 rank = -1;
+            } else {
+                over = __any_sync(~0u, lane == 0 && is_over(a, &report->lost, rank, o.epoch, began));
             }
         }
         if (rank >= 0) {
@@ -88,12 +92,13 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
     const int alike = returns ? returning : blocks - returning, number = returns ? b : b - returning;
     int step = NW * alike, first = warp * alike + number;
     int others = 0x7fffffff;
+    bool own_here = true;  // what this rank dispatched to itself
     Rows rows(shared + warp * Rows::kBytes, barriers[warp], lane);
     // Lane k has the k-th row of the item's token here.
     auto entry_of = [&](int i) {
         const Item item(a, g, i, others);
         EpEntry e{-1, 0.f};
-        if (lane < K && item.token < static_cast<int>(a.max_tokens)) e = entries[static_cast<size_t>(item.rank * a.max_tokens + item.token) * K + lane];
+        if (lane < K && item.token < static_cast<int>(a.max_tokens) && (!item.own || own_here)) e = entries[static_cast<size_t>(item.rank * a.max_tokens + item.token) * K + lane];
         return e;
     };
     auto count_of = [&](const EpEntry& e) {
@@ -133,6 +138,7 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
     if (sending && b == 0 && warp == 0 && lane < R && lane != me && o.reachable >> lane & 1)
         store_sys64(half_of(a, lane, o.epoch) + a.hello_at + me * 8, own_tag);
     others = sums;
+    own_here = present >> me & 1;
     const int all = receiving ? others + static_cast<int>(a.tokens) * g.segments : others;
     int items = LARGE && returns ? others : all;
     if (!sending || !returns) first += others;
@@ -181,7 +187,7 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
                 const uint32_t need = sent & o.active & present & ~(1u << me) & ~left_out;
                 const uint32_t absent = add_partials(a, o, report, partials, item.token, item.segment, slots, map.tagged, few, need, sum, lane, began);
                 if (absent && lane == 0) atomicOr(&absent_in_block, absent);
-                const uint32_t summed = (need | (sent & 1u << me)) & ~absent;
+                const uint32_t summed = (need | (sent & present & 1u << me)) & ~absent;
                 const uint32_t missing = __ballot_sync(~0u, owner != 0xff && !(summed >> (owner & 31) & 1));
                 if (item.segment == 0 && lane == 0) reinterpret_cast<uint32_t*>(a.missing)[item.token] = missing;
                 sum.round(u);
@@ -200,13 +206,17 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
         // Each live peer is heard even if no token connects us: two halves are enough only then.
         if (b == 0 && warp == 0 && lane < R && lane != me && o.active >> lane & 1) {
             const char* word = half_of(a, me, o.epoch) + a.hello_at + lane * 8;
+            bool over = !(o.reachable >> lane & 1);
 #pragma unroll 1
-            for (int polls = 1; !(o.reachable >> lane & 1) || load_sys64(word) != o.tags[lane]; polls++)
-                if (!(o.reachable >> lane & 1) || polls % kPollsPerLook == 0 && is_over(a, &report->lost, lane, o.epoch, began)) {
+            for (int polls = over ? 0 : 1; polls == 0 || load_sys64(word) != o.tags[lane]; polls++) {
+                if (polls % kPollsPerLook) continue;
+                if (over) {
                     give_up(a, &report->lost, lane, o.epoch);
                     atomicOr(&absent_in_block, 1u << lane);
                     break;
                 }
+                over = is_over(a, &report->lost, lane, o.epoch, began);
+            }
         }
         __syncthreads();
         if (tid == 0) {

@@ -12,8 +12,7 @@ constexpr uint64_t kPromptNs = 2000000, kDoubtNs = kPromptNs + 20000;
 
 // One word of counts, or nothing if its sender is given up.
 __device__ __forceinline__ uint32_t wait_for_count(const EpArgs& a, const char* word, int rank, uint32_t tag, uint64_t epoch,
-                                                   const EpLost* lost, uint32_t* missed, bool timed) {
-    uint64_t began = 0;
+                                                   const EpLost* lost, uint32_t* missed, bool timed, uint64_t& began) {
     const uint64_t since = timed ? now_ns() : 0;
     bool over = false;
 #pragma unroll 1
@@ -34,9 +33,9 @@ __device__ __forceinline__ uint32_t wait_for_count(const EpArgs& a, const char* 
 __device__ __noinline__ uint32_t agree(const EpArgs& a, const Operation& o, uint32_t seen, int lane) {
     bool present = false;
     if (o.active >> lane & 1) {
-        const unsigned long long mine = o.epoch << 2 | (seen >> lane & 1 ? EP_PRESENT : EP_ABSENT);
+        const unsigned long long mine = o.index << 2 | (seen >> lane & 1 ? EP_PRESENT : EP_ABSENT);
         unsigned long long found = load_sys64(&table_of(a)->verdict[lane]);
-        if (found >> 2 != o.epoch || (found & 3) == 0) {
+        if (found >> 2 != o.index || (found & 3) == 0) {
             const unsigned long long was = found;
             found = atomicCAS(reinterpret_cast<unsigned long long*>(&table_of(a)->verdict[lane]), was, mine);
             if (found == was) found = mine;
@@ -94,6 +93,7 @@ __device__ __noinline__ void recount(const EpArgs& a, const Operation& o, Counts
             for (int polls = 0; present >> r & 1 && polls < 1 << 20; polls++) {
                 v = load_sys64(from + static_cast<size_t>(r * c.stride + i) * 8);
                 if (static_cast<uint32_t>(v >> 32) == tag) break;
+                v = 0;
             }
             const uint32_t n = static_cast<uint32_t>(v);
             c.words[r * c.stride + i] = static_cast<int>(i <= c.max_experts ? min(n, a.max_tokens) : n);
@@ -122,6 +122,7 @@ __device__ __forceinline__ bool wait_for_packet(const EpArgs& a, EpLost* lost, c
                                                 const char* from, int slots, bool tagged, bool few, uint32_t* meta, uint4& m,
                                                 Segment& u, int lane, uint64_t& began) {
     const int meta_vectors = 8 * a.meta_lines;
+    bool over = false;
 #pragma unroll 1
     for (int polls = 1;; polls++) {
         bool look = polls == 1 || few;
@@ -140,10 +141,12 @@ __device__ __forceinline__ bool wait_for_packet(const EpArgs& a, EpLost* lost, c
             __syncwarp();
             if (__all_sync(~0u, !tagged || m.w == tag) & lines_complete(u, tag, tagged)) return true;
         }
-        if (polls % kPollsPerLook == 0 && __any_sync(~0u, lane == 0 && is_over(a, lost, p.rank, epoch, began))) {
+        if (polls % kPollsPerLook) continue;
+        if (over) {  // More looks after the clock: this block may have stood still before it.
             if (lane == 0) give_up(a, lost, p.rank, epoch);
             return false;
         }
+        over = __any_sync(~0u, lane == 0 && is_over(a, lost, p.rank, epoch, began));
     }
 }
 
@@ -173,12 +176,13 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
 
     // 1. Counts of all ranks, and who is there.
     const int words = R * counts.stride;
+    uint64_t began = 0;  // one time-out for all that a thread waits for
 #pragma unroll 1
     for (int i = tid; i < words; i += NT) {
         const int r = div_by(i, a.magic_count_words);
         const int word = i - r * counts.stride;
         const uint32_t n = o.active >> r & 1 ? wait_for_count(a, mine + a.counts_at + static_cast<size_t>(i) * 8, r, o.tag_from(r), o.epoch, &handle->lost,
-                                                              &missed, block == 0 && word == counts.max_experts)
+                                                              &missed, block == 0 && word == counts.max_experts, began)
                                              : 0;
         // Rows of an expert and tokens; what others say must not lead out of the buffer.
         space[i] = word <= counts.max_experts ? min(n, a.max_tokens) : n;
@@ -257,7 +261,6 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
 
     // 2. Packets, token by token, all ranks together.
     const int rows = R * T, first_expert = first_expert_of(a, me), groups = a.hidden / 128;
-    uint64_t began = 0;
     Segment u;
 #pragma unroll 1
     for (int i = warp * blocks + block;; i += NW * blocks) {

@@ -16,7 +16,7 @@ constexpr static const uint64_t EP_NEVER = UINT64_MAX;
 /// grid of `G`, block 0 adds this less `G - 1`, the others add 1.
 constexpr static const uint64_t EP_OPERATION = 65536;
 
-/// In the low two bits of a verdict, above which the epoch is: the rank is there.
+/// In the low two bits of a verdict, above which the operation is: the rank is there.
 constexpr static const uint64_t EP_PRESENT = 1;
 
 /// The same: the rank is not there.
@@ -126,7 +126,7 @@ struct EpTable {
   EpCounter shared_until;
   /// When each rank takes part.
   EpRow rows[EP_MAX_RANKS];
-  /// For each rank the last epoch in which thread blocks had to agree about it, times 4,
+  /// For each rank the last operation in which thread blocks had to agree about it, times 4,
   /// and what they agreed on; written by kernels.
   uint64_t verdict[EP_MAX_RANKS];
   /// Statistics.

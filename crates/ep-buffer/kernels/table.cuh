@@ -78,6 +78,8 @@ __device__ __forceinline__ uint32_t tag_of(uint64_t epoch, uint32_t incarnation)
     const uint32_t tag = static_cast<uint32_t>(epoch) + incarnation * 0x9E3779B9u;
     return tag ? tag : 0x80000000u;  // fresh memory is zero
 }
+// Of a rank alone, whose epochs come again once it is among others: by its own count, which does not.
+__device__ __forceinline__ uint32_t tag_alone(uint64_t index, uint32_t incarnation) { return tag_of(index ^ 0x80000000u, incarnation); }
 
 // ---- experts
 
@@ -144,7 +146,8 @@ __device__ __forceinline__ void begin_operation(const EpArgs& a, Operation& o, i
         const bool me = lane == static_cast<int>(a.me);
         const bool counts = lane < static_cast<int>(a.capacity) && index >= attached && span.a <= epoch && epoch < span.b;
         const uint32_t active = __ballot_sync(~0u, counts || me), reachable = __ballot_sync(~0u, me || (counts && (life >> 32) == 0));
-        o.tags[lane] = tag_of(epoch, me ? a.incarnation : static_cast<uint32_t>(life));
+        const bool alone = !(active & ~(1u << a.me));
+        o.tags[lane] = alone ? tag_alone(index, a.incarnation) : tag_of(epoch, me ? a.incarnation : static_cast<uint32_t>(life));
         if (lane == 0) {
             o.epoch = epoch;
             o.index = index;
@@ -152,7 +155,7 @@ __device__ __forceinline__ void begin_operation(const EpArgs& a, Operation& o, i
             o.active = active;
             o.reachable = reachable;
         }
-        if (announce && blockIdx.x == 0 && active & ~(1u << a.me)) store_sys64(&t->shared_until.count, epoch + 1);
+        if (announce && blockIdx.x == 0 && !alone) store_sys64(&t->shared_until.count, epoch + 1);
         return;
     }
 }

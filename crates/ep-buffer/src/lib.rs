@@ -43,6 +43,8 @@
 //! Between processes the fabric is an [`ep_transport::Group`] whose region has
 //! [`Config::footprint`] bytes; the example `moe_layer` shows all of it.
 //!
+//! With the feature `cuda`, `cuda::EpBuffer` does the same on GPUs, over NVLink.
+//!
 //! The buffer needs [`Config::footprint`] bytes of a group's shared region, which
 //! depends on ranks and tokens and not on the number of experts.
 

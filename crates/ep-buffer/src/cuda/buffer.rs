@@ -2,10 +2,11 @@
 
 use super::args::{Args, MODE_RECEIVE, MODE_SEND, Report};
 use super::fabric::DeviceFabric;
-use super::kernels::{Kernels, MAX_SHARED_BYTES};
+use super::kernels::Kernels;
 use super::launch::base_args;
 use super::layout::Layout;
 use super::limits::Limits;
+use super::resources::Resources;
 use super::settings::Settings;
 use super::tensor::{
     Answers, CombineOutput, CombineTensors, DispatchHandle, DispatchOutput, DispatchTensors, Sizes,
@@ -25,10 +26,6 @@ static NEXT_BUFFER: AtomicU64 = AtomicU64::new(1);
 pub const MAX_RANKS: u32 = table::MAX_RANKS as u32;
 /// Experts whose counts fit the shared memory of a block with room to spare.
 pub const MAX_EXPERTS: u32 = 8192;
-/// Blocks of an operation agree on an absence no sooner than after two milliseconds.
-const MIN_TIME_OUT_US: u64 = 5_000;
-/// Meta data of a token that a warp stores at once.
-const MAX_META_LINES: u32 = 4;
 
 /// Which half of which operation comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,9 +51,7 @@ pub struct EpBuffer<F> {
     report: DeviceMemory,
     expert_tokens: DeviceMemory,
     pub(super) base: Args,
-    pub(super) sms: u32,
-    pub(super) senders: u32,
-    pub(super) early: bool,
+    pub(super) resources: Resources,
     pending: Pending,
     fabric: F,
 }
@@ -80,28 +75,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
         let device = Arc::clone(fabric.device());
         let cuda = |source| EpError::Cuda { rank, source };
         let layout = Layout::new(&config);
-        let limits = Limits { rank };
-        limits.within("capacity", config.capacity(), 1, MAX_RANKS)?;
-        limits.within("rank", rank.0, 0, config.capacity() - 1)?;
-        limits.within("experts", config.experts(), 1, MAX_EXPERTS)?;
-        limits.within("max_tokens", config.max_tokens(), 1, 65_535)?;
-        let time_out = u64::try_from(config.time_out().as_micros()).unwrap_or(u64::MAX);
-        limits.within(
-            "time_out in microseconds",
-            time_out,
-            MIN_TIME_OUT_US,
-            u64::MAX,
-        )?;
-        limits.within("lines of meta data", layout.meta_lines, 1, MAX_META_LINES)?;
-        limits.gpu(&device)?;
-        let all = device.sm_count().map_err(cuda)?;
-        let sms = settings.sms.unwrap_or(all);
-        limits.within("sms", sms, config.capacity() + 1, all)?;
-        let senders = settings
-            .senders
-            .unwrap_or((sms / 4).max(config.capacity()))
-            .max(1);
-        limits.within("senders", senders, config.capacity(), sms - 1)?;
+        let resources = Resources::new(&config, settings, rank, &device)?;
         let windows = fabric.windows();
         for (what, ours, theirs) in [
             (
@@ -132,24 +106,19 @@ impl<F: DeviceFabric> EpBuffer<F> {
             expert_tokens: expert_tokens.address(),
             ..base_args(&config, &layout, &fabric)
         };
-        let buffer = Self {
+        Ok(Self {
             number: NEXT_BUFFER.fetch_add(1, Relaxed),
             sizes: Sizes::new(&config, rank),
             kernels: Kernels::load(&device).map_err(cuda)?,
             report,
             expert_tokens,
             base,
-            sms,
-            senders,
-            early: settings.early_launch.unwrap_or(settings.sms.is_none()),
+            resources,
             pending: Pending::Nothing,
             layout,
             config,
             fabric,
-        };
-        let (_, most) = buffer.dispatch_kernel(buffer.config.max_tokens(), senders);
-        limits.within("shared memory of a block", most, 0, MAX_SHARED_BYTES)?;
-        Ok(buffer)
+        })
     }
 
     /// This rank.

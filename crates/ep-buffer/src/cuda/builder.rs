@@ -1,7 +1,7 @@
 //! From a configuration to a buffer in a group, in one call.
 
 use super::buffer::EpBuffer;
-use super::limits::Limits;
+use super::resources::Resources;
 use super::settings::Settings;
 use crate::config::Config;
 use crate::error::EpError;
@@ -65,7 +65,7 @@ impl Builder {
         let rank = self.group.rank;
         let refused = |source| EpError::Cuda { rank, source };
         let device = Device::open(self.ordinal).map_err(refused)?;
-        Limits { rank }.gpu(&device)?;
+        Resources::new(&self.config, self.settings, rank, &device)?;
         let bytes = EpBuffer::footprint(&self.config);
         let time_outs = TimeOuts {
             operation: self.config.time_out(),

@@ -9,10 +9,10 @@ use std::sync::Arc;
 /// Made by `cargo xtask kernels` from the sources beside it.
 static BINARY: &[u8] = include_bytes!("../../kernels/ep.fatbin");
 
-/// Shared memory that a block may ask for on any GPU with the instructions in use.
+/// Shared memory that a block may ask for.
 pub(super) const MAX_SHARED_BYTES: u32 = 200 << 10;
 /// Batches of up to so many tokens run with fewer threads, which start sooner.
-const SMALL_BATCH: u32 = 16;
+pub(super) const SMALL_BATCH: u32 = 16;
 /// Batches of more tokens are dispatched by kernels that have work for each warp many times over.
 const MIDDLING_DISPATCH: u32 = 128;
 /// The same for combines, whose middling kernel is the faster one up to there.
@@ -65,11 +65,17 @@ impl BySize {
     }
 }
 
+/// A binary on a GPU, until this is dropped.
+#[derive(Debug)]
+struct Binary {
+    device: Arc<Device>,
+    module: Module,
+}
+
 /// The loaded kernels.
 #[derive(Debug)]
 pub(super) struct Kernels {
-    device: Arc<Device>,
-    module: Module,
+    binary: Binary,
     launch: LaunchKernel,
     dispatch_bf16: BySize,
     dispatch_fp8: BySize,
@@ -85,7 +91,6 @@ unsafe impl Sync for Kernels {}
 
 impl Kernels {
     pub(super) fn load(device: &Arc<Device>) -> Result<Self, CudaError> {
-        type Load = unsafe extern "C" fn(*mut Module, *const c_void) -> u32;
         type Find = unsafe extern "C" fn(*mut Function, Module, *const c_char) -> u32;
         type Set = unsafe extern "C" fn(Function, c_int, c_int) -> u32;
         type Now = unsafe extern "C" fn(Function) -> u32;
@@ -93,15 +98,9 @@ impl Kernels {
         const MAX_DYNAMIC_SHARED: c_int = 8;
         let driver = device.driver();
         let _scope = device.scope()?;
-        let mut module = std::ptr::null_mut();
-        // SAFETY: the signatures are those of the driver's header; a fat binary says itself
-        // how long it is.
+        let binary = Binary::load(device)?;
+        // SAFETY: the signatures are those of the driver's header.
         let (find, set, launch) = unsafe {
-            let load: Load = driver.function("cuModuleLoadData")?;
-            driver.check(
-                "cuModuleLoadData",
-                load(&mut module, BINARY.as_ptr().cast()),
-            )?;
             let find: Find = driver.function("cuModuleGetFunction")?;
             let set: Set = driver.function("cuFuncSetAttribute")?;
             (find, set, driver.function("cuLaunchKernelEx")?)
@@ -114,7 +113,7 @@ impl Kernels {
             let mut function = std::ptr::null_mut();
             // SAFETY: the module is loaded; `function` is written during the call.
             unsafe {
-                let found = find(&mut function, module, name.as_ptr());
+                let found = find(&mut function, binary.module, name.as_ptr());
                 driver.check("cuModuleGetFunction", found)?;
                 let shared = MAX_SHARED_BYTES as c_int;
                 let raised = set(function, MAX_DYNAMIC_SHARED, shared);
@@ -153,9 +152,8 @@ impl Kernels {
             ])?,
             push: kernel(c"ep_push", 512)?,
             nothing: kernel(c"ep_nothing", 512)?,
-            device: Arc::clone(device),
-            module,
             launch,
+            binary,
         })
     }
 
@@ -192,7 +190,8 @@ impl Kernels {
         args: &Args,
         more: u64,
     ) -> Result<(), CudaError> {
-        let _scope = self.device.scope()?;
+        let device = &self.binary.device;
+        let _scope = device.scope()?;
         let mut parameters = [
             std::ptr::from_ref(args).cast_mut().cast::<c_void>(),
             std::ptr::from_ref(&more).cast_mut().cast(),
@@ -227,11 +226,31 @@ impl Kernels {
                 std::ptr::null_mut(),
             )
         };
-        self.device.driver().check("cuLaunchKernelEx", code)
+        device.driver().check("cuLaunchKernelEx", code)
     }
 }
 
-impl Drop for Kernels {
+impl Binary {
+    fn load(device: &Arc<Device>) -> Result<Self, CudaError> {
+        type Load = unsafe extern "C" fn(*mut Module, *const c_void) -> u32;
+        let driver = device.driver();
+        let _scope = device.scope()?;
+        let mut module = std::ptr::null_mut();
+        // SAFETY: the signature is that of the driver's header; a fat binary says itself how
+        // long it is.
+        let code = unsafe {
+            let load: Load = driver.function("cuModuleLoadData")?;
+            load(&mut module, BINARY.as_ptr().cast())
+        };
+        driver.check("cuModuleLoadData", code)?;
+        Ok(Self {
+            device: Arc::clone(device),
+            module,
+        })
+    }
+}
+
+impl Drop for Binary {
     fn drop(&mut self) {
         type Unload = unsafe extern "C" fn(Module) -> u32;
         let Ok(_scope) = self.device.scope() else {

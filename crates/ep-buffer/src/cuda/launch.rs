@@ -117,7 +117,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
 
     pub(super) fn plain(&self, stream: Stream) -> Launch {
         Launch {
-            blocks: self.sms,
+            blocks: self.resources.sms,
             shared_bytes: 0,
             early: false,
             stream: stream.0,
@@ -134,14 +134,14 @@ impl<F: DeviceFabric> EpBuffer<F> {
     ) -> Result<(), EpError> {
         args.mode = mode;
         args.senders = match mode {
-            MODE_SEND => self.sms,
-            _ => self.senders,
+            MODE_SEND => self.resources.sms,
+            _ => self.resources.senders,
         };
         let (kernel, shared_bytes) = self.dispatch_kernel(args.tokens, args.senders);
         args.magic_senders = magic(args.senders);
         let launch = Launch {
             shared_bytes,
-            early: self.early,
+            early: self.resources.early,
             ..self.plain(stream)
         };
         // SAFETY: passed on to our caller; sizes were checked.
@@ -159,13 +159,13 @@ impl<F: DeviceFabric> EpBuffer<F> {
         let kernel = self.kernels.combine(args.tokens);
         args.mode = mode;
         args.senders = match mode {
-            MODE_SEND => self.sms,
+            MODE_SEND => self.resources.sms,
             MODE_RECEIVE => 0,
-            _ => returning_blocks(self.config.capacity(), self.sms),
+            _ => returning_blocks(self.config.capacity(), self.resources.sms),
         };
         let launch = Launch {
             shared_bytes: kernel.threads / 32 * COMBINE_WARP_BYTES,
-            early: self.early,
+            early: self.resources.early,
             ..self.plain(stream)
         };
         // SAFETY: passed on to our caller; sizes were checked.
@@ -174,7 +174,7 @@ impl<F: DeviceFabric> EpBuffer<F> {
 }
 
 /// How many blocks of a combine of a large batch return sums to other ranks. With two ranks those
-/// sums are a smaller part of the work than with more. Capacities have at least one block more.
+/// sums are a smaller part of the work than with more. There are more blocks than ranks.
 fn returning_blocks(capacity: u32, sms: u32) -> u32 {
     match capacity {
         0 | 1 => 0,
@@ -184,7 +184,7 @@ fn returning_blocks(capacity: u32, sms: u32) -> u32 {
 }
 
 /// Bytes of shared memory of a block of a dispatch.
-fn dispatch_shared(
+pub(super) fn dispatch_shared(
     config: &Config,
     layout: &Layout,
     tokens: u32,

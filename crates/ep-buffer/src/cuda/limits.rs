@@ -3,7 +3,6 @@
 use super::tensor::Tensor;
 use crate::error::EpError;
 use ep_transport::Rank;
-use ep_transport::cuda::{CudaError, Device};
 
 /// Checks that name rank, value and limits.
 #[derive(Clone, Copy)]
@@ -30,21 +29,6 @@ impl Limits {
             min: min as usize,
             max: max as usize,
         })
-    }
-
-    /// A GPU that the kernels run on: they are compiled for 9.0, and by the driver for what came
-    /// after it.
-    pub(super) fn gpu(self, device: &Device) -> Result<(), EpError> {
-        let rank = self.rank;
-        let refused = |source| EpError::Cuda { rank, source };
-        if device.compute_capability().map_err(refused)? >= (9, 0) {
-            return Ok(());
-        }
-        Err(refused(CudaError::Unsupported {
-            ordinal: device.ordinal(),
-            uuid: device.uuid(),
-            what: "compute capability 9.0 or newer",
-        }))
     }
 
     /// Device memory that is there, large enough, and aligned for vectors.

@@ -38,7 +38,10 @@
 //!     let (x, weights) = (memory(u64::from(tokens) * 7168 * 2)?, memory(choices * 4)?);
 //!     let experts = memory(choices * 8)?;
 //!     let (received, y) = (ep.dispatch_output()?, ep.expert_output()?);
-//!     let (combined, handle) = (ep.combine_output()?, ep.handle()?);
+//!     let handle = ep.handle()?;
+//!     // Of each layer, since each may lack others.
+//!     let combined = (0..layers).map(|_| ep.combine_output());
+//!     let combined = combined.collect::<Result<Vec<_>, _>>()?;
 //!     let batch = Tokens {
 //!         tokens,
 //!         top_k,
@@ -49,13 +52,13 @@
 //!     };
 //!
 //!     stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
-//!     for _ in 0..layers {
+//!     for out in &combined {
 //!         // The layer's attention and router go here ...
 //!         // SAFETY: everything lives until the graph is dropped, and is used on this stream only.
 //!         unsafe { ep.dispatch(&stream, &batch, &handle, &received.tensors())? };
 //!         // ... and here its experts, from `received` to `y`.
 //!         // SAFETY: as above.
-//!         unsafe { ep.combine(&stream, (tokens, top_k), &handle, &y, &combined.tensors())? };
+//!         unsafe { ep.combine(&stream, (tokens, top_k), &handle, &y, &out.tensors())? };
 //!     }
 //!     let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
 //!     let graph = stream.end_capture(flags)?.ok_or("nothing was captured")?;
@@ -67,16 +70,36 @@
 //!         // A new batch is copied to `x` here.
 //!         graph.launch()?;
 //!         stream.synchronize()?;
-//!         // Which choices of each token are not in its sum of the last layer: none, all 0,
-//!         // while everybody is there.
+//!         // Which choices of each token are not in its sum: none, all 0, while everybody is
+//!         // there.
 //!         let mut missing = [0_u8; 128 * 4];
-//!         combined.missing.read(0, &mut missing)?;
+//!         for out in &combined {
+//!             out.missing.read(0, &mut missing)?;
+//!         }
 //!         for event in ep.fabric().take_events() {
 //!             println!("{event:?}");
 //!         }
 //!     }
 //! }
 //! ```
+//!
+//! A rank that leaves drops its graphs, lets its stream come to rest, takes the group back
+//! ([`EpBuffer::into_fabric`]) and calls [`leave`](ep_transport::cuda::GpuGroup::leave); the process that
+//! serves a TCP store then waits until it is alone there.
+//!
+//! # Limits
+//!
+//! Beyond those of [`Config`](crate::Config), and refused with their values before the rank is taken:
+//!
+//! | what | limit |
+//! | --- | --- |
+//! | GPU | compute capability 9.0, and 204 KiB of shared memory for a block |
+//! | ranks | [`MAX_RANKS`] |
+//! | experts | [`MAX_EXPERTS`] |
+//! | tokens of a rank | 65,535, and what the shared memory of a block holds of those of a sender ([`Settings::senders`]) |
+//! | time-out | at least 5 ms |
+//! | multiprocessors ([`Settings::sms`]) | more than there are ranks; all of them have to become free for an operation |
+//! | tensors | aligned to 16 bytes |
 
 pub mod args;
 mod buffer;
@@ -88,6 +111,7 @@ mod kernels;
 mod launch;
 mod layout;
 mod limits;
+mod resources;
 mod settings;
 mod tensor;
 pub mod testing;

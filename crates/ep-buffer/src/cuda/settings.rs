@@ -10,7 +10,8 @@ pub struct Settings {
     /// for all. They must be free at the same time: blocks wait for one another.
     pub sms: Option<u32>,
     /// Of these, the ones that send in a dispatch; `None` for a quarter, and at least as many as
-    /// ranks there can be. In the combine of a batch of more than 256 tokens two fifths send.
+    /// ranks there can be. In the combine of a batch of more than 256 tokens two fifths
+    /// send, and half where there can be more than two ranks.
     pub senders: Option<u32>,
     /// Kernels are brought onto the GPU while those before them are still running there
     /// (programmatic launch), which saves about a microsecond for each. Not for ranks that

@@ -110,7 +110,9 @@ pub struct DispatchTensors {
     /// [`ScaleFormat::Ue8m0`](super::ScaleFormat::Ue8m0) the exponents, four groups of channels together,
     /// `[local_experts][ceil(hidden / 512)][capacity * max_tokens][4]` bytes.
     pub recv_scales: Tensor,
-    /// Valid rows, `u32`, `[local_experts]`.
+    /// Rows of each expert, `u32`, `[local_experts]`. Those of a rank that was given up after it had
+    /// said how many come ([`DispatchHandle::answers`]) are counted, and hold what they held
+    /// before; combine leaves them out.
     pub recv_count: Tensor,
     /// Token index at its source of each row, `u32`, `[local_experts][capacity * max_tokens]`.
     pub src_info: Tensor,

@@ -38,6 +38,17 @@ impl Member {
         &self.control
     }
 
+    /// Goes on at `epoch` among all others, who have to be masked.
+    ///
+    /// # Errors
+    /// A rank is not masked, or the memory cannot be reached.
+    pub fn admit_all(&self, epoch: Epoch) -> Result<(), CudaError> {
+        let all = (0..self.windows.capacity()).map(Rank);
+        let others = all.filter(|rank| *rank != self.rank);
+        let others: Vec<_> = others.map(|rank| (rank, FIRST_LIFE)).collect();
+        self.control.admit_self(&others, epoch)
+    }
+
     /// The words in this rank's own window by which `source` tells it, in the dispatch of
     /// `epoch`, how many rows each expert and how many tokens come: (tag << 32 | word).
     #[must_use]
@@ -98,6 +109,18 @@ pub fn sms_of_each(config: &Config) -> Result<Option<u32>, CudaError> {
 /// # Errors
 /// There is no GPU, or they do not reach one another.
 pub fn cluster(config: &Config) -> Result<Vec<Member>, CudaError> {
+    let members = strangers(config)?;
+    for member in &members {
+        member.admit_all(Epoch(0))?;
+    }
+    Ok(members)
+}
+
+/// All ranks of `config`, connected, each of them alone until [`Member::admit_all`].
+///
+/// # Errors
+/// There is no GPU, or they do not reach one another.
+pub fn strangers(config: &Config) -> Result<Vec<Member>, CudaError> {
     let capacity = config.capacity();
     let gpus = device_count().max(1);
     let bytes = EpBuffer::footprint(config);
@@ -124,14 +147,14 @@ pub fn cluster(config: &Config) -> Result<Vec<Member>, CudaError> {
         members.push(Member {
             rank,
             windows,
-            control: control(device, config, rank)?,
+            control: control(device, config)?,
             device: Arc::clone(device),
         });
     }
     Ok(members)
 }
 
-fn control(device: &Arc<Device>, config: &Config, rank: Rank) -> Result<DeviceControl, CudaError> {
+fn control(device: &Arc<Device>, config: &Config) -> Result<DeviceControl, CudaError> {
     let settings = ControlSettings {
         capacity: config.capacity(),
         own: FIRST_LIFE,
@@ -140,11 +163,7 @@ fn control(device: &Arc<Device>, config: &Config, rank: Rank) -> Result<DeviceCo
         decision_time_out: config.decision_time_out(),
     };
     let memory = DeviceMemory::new(device, size_of::<Table>() as u64)?;
-    let control = DeviceControl::new(memory, settings)?;
-    let others = (0..config.capacity()).map(Rank).filter(|r| *r != rank);
-    let others: Vec<_> = others.map(|rank| (rank, FIRST_LIFE)).collect();
-    control.admit_self(&others, Epoch(0))?;
-    Ok(control)
+    DeviceControl::new(memory, settings)
 }
 
 impl DeviceFabric for Member {

@@ -3,21 +3,22 @@
 use crate::meeting::Meeting;
 use crate::rank::{Batch, GpuRank};
 use ep_buffer::Config;
-use ep_buffer::cuda::testing::{Member, cluster, sms_of_each};
-use ep_buffer::cuda::{Settings, Tensor};
+use ep_buffer::cuda::Settings;
+use ep_buffer::cuda::testing::{Member, cluster, sms_of_each, strangers};
 use ep_transport::{Epoch, Rank};
 use half::bf16;
 use std::time::{Duration, Instant};
 
-const RANKS: u32 = 3;
-const TOP_K: usize = 4;
-const EXPERTS: usize = 12;
+pub(crate) const RANKS: u32 = 3;
+pub(crate) const TOP_K: usize = 4;
+pub(crate) const EXPERTS: usize = 12;
 const TIME_OUT: Duration = Duration::from_millis(300);
 
-/// Tokens of each rank, and elements of a row.
+/// Tokens of each rank, how many there can be, and elements of a row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Size {
     pub(crate) tokens: usize,
+    pub(crate) max_tokens: usize,
     pub(crate) hidden: usize,
 }
 
@@ -26,7 +27,7 @@ fn config(size: Size) -> Config {
         RANKS,
         EXPERTS as u32,
         size.hidden as u32,
-        size.tokens as u32,
+        size.max_tokens as u32,
     )
     .max_top_k(TOP_K as u32)
     .time_out(TIME_OUT)
@@ -52,7 +53,7 @@ fn batch(rank: usize, size: Size) -> Batch {
 }
 
 /// The experts return their input, so a sum is the token times the weights that count.
-fn check_sums(rank: &GpuRank, own: &Batch, without: Option<u32>) {
+pub(crate) fn check_sums(rank: &GpuRank, own: &Batch, without: Option<u32>) {
     let local = EXPERTS / RANKS as usize;
     let (sums, missing) = rank.fetch_sums();
     let hidden = own.x.len() / own.tokens();
@@ -78,13 +79,16 @@ fn check_sums(rank: &GpuRank, own: &Batch, without: Option<u32>) {
     }
 }
 
-fn on_ranks(size: Size, run: impl Fn(GpuRank, Batch, &Meeting) + Sync) {
+pub(crate) fn on_ranks(size: Size, run: impl Fn(GpuRank, Batch, &Meeting) + Sync) {
+    on(cluster(&config(size)).unwrap(), size, run);
+}
+
+fn on(members: Vec<Member>, size: Size, run: impl Fn(GpuRank, Batch, &Meeting) + Sync) {
     let config = config(size);
     let settings = Settings {
         sms: sms_of_each(&config).unwrap(),
         ..Settings::default()
     };
-    let members: Vec<Member> = cluster(&config).unwrap();
     let barrier = Meeting::new(members.len());
     std::thread::scope(|scope| {
         for (r, member) in members.into_iter().enumerate() {
@@ -103,7 +107,7 @@ fn on_ranks(size: Size, run: impl Fn(GpuRank, Batch, &Meeting) + Sync) {
     });
 }
 
-fn pair(rank: &mut GpuRank) -> Duration {
+pub(crate) fn pair(rank: &mut GpuRank) -> Duration {
     let began = Instant::now();
     rank.dispatch(false);
     rank.combine(false);
@@ -124,7 +128,7 @@ pub(crate) fn silent_rank(size: Size) {
             return;
         }
         let took = pair(&mut rank);
-        assert!(took >= TIME_OUT && took < TIME_OUT * 3, "{took:?}");
+        assert!(took >= TIME_OUT && took < TIME_OUT * 2, "{took:?}");
         check_sums(&rank, &own, Some(SILENT));
         let answered = rank.buffer.combine_answers().unwrap().answered;
         assert_eq!(answered, [Rank(0), Rank(2)]);
@@ -181,6 +185,48 @@ pub(crate) fn known_death(size: Size) {
     });
 }
 
+/// Ranks warm up alone, with other tokens, and then begin together: at an epoch that they have
+/// used before.
+pub(crate) fn warmed_up(size: Size) {
+    warmed_up_by(&[1], size);
+    // What the first one leaves behind the tokens of the second stays.
+    warmed_up_by(&[1, 2], size);
+}
+
+/// By a pair of all tokens divided by each of `parts`.
+fn warmed_up_by(parts: &[usize], size: Size) {
+    let members = strangers(&config(size)).unwrap();
+    on(members, size, |mut rank, own, barrier| {
+        let me = rank.buffer.rank().0;
+        let local = EXPERTS / RANKS as usize;
+        for part in parts {
+            let tokens = size.tokens.div_ceil(*part);
+            // All to one expert of its own.
+            let alone = Batch {
+                topk_idx: vec![me as i32 * local as i32; tokens * TOP_K],
+                ..batch(7, Size { tokens, ..size })
+            };
+            rank.load(&alone);
+            pair(&mut rank);
+        }
+        rank.load(&own);
+        barrier.wait();
+        rank.buffer.fabric().admit_all(Epoch(0)).unwrap();
+        barrier.wait();
+        let chosen = &own.topk_idx;
+        let here = |e: &&i32| **e as usize / local == me as usize;
+        let rows = chosen.iter().filter(here).count() * RANKS as usize;
+        for _ in 0..2 {
+            pair(&mut rank);
+            check_sums(&rank, &own, None);
+            assert_eq!(rank.fetch().count.iter().sum::<u32>() as usize, rows);
+            barrier.wait();
+        }
+        let answered = rank.buffer.combine_answers().unwrap().answered;
+        assert_eq!(answered.len(), RANKS as usize);
+    });
+}
+
 /// A rank that is late by less than the time-out is waited for.
 pub(crate) fn late_rank(size: Size) {
     on_ranks(size, |mut rank, own, _| {
@@ -192,92 +238,6 @@ pub(crate) fn late_rank(size: Size) {
             check_sums(&rank, &own, None);
         }
     });
-}
-
-/// What a lying rank says.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Lie {
-    /// That more rows and tokens come than can come.
-    Counts,
-    /// That rows of its tokens are those of others.
-    Rows,
-}
-
-/// One rank says that more comes than can come: what it delivers is taken, and nobody reads or
-/// writes where nothing is.
-pub(crate) fn lying_rank(size: Size) {
-    lie(size, Lie::Counts);
-}
-
-/// One rank says that its tokens are rows beyond its own: those of others stay what they are.
-pub(crate) fn greedy_rank(size: Size) {
-    lie(size, Lie::Rows);
-}
-
-fn lie(size: Size, what: Lie) {
-    const LIAR: u32 = 1;
-    on_ranks(size, |mut rank, own, barrier| {
-        pair(&mut rank);
-        barrier.wait();
-        let lies = rank.buffer.rank() == Rank(LIAR);
-        if lies {
-            rank.dispatch_send();
-            rank.stream.synchronize().unwrap();
-        }
-        barrier.wait();
-        if !lies {
-            change_what_was_said(&rank, Rank(LIAR), what);
-        }
-        // Copies wait for kernels of other ranks on the same GPU.
-        barrier.wait();
-        if lies {
-            rank.dispatch_receive();
-        } else {
-            rank.dispatch(false);
-        }
-        rank.combine(false);
-        rank.stream.synchronize().unwrap();
-        if !lies || what == Lie::Counts {
-            check_sums(&rank, &own, None);
-        } else {
-            // Nobody has rows of some of its tokens, so nobody returns sums of them.
-            let answered = rank.buffer.combine_answers().unwrap().answered;
-            assert_eq!(answered, [Rank(LIAR)]);
-        }
-        let received = rank.fetch();
-        for (e, count) in received.count.iter().enumerate() {
-            assert!(*count as usize <= RANKS as usize * size.tokens, "{e}");
-        }
-        for range in received.ranges {
-            assert!((range >> 32) as usize <= size.tokens, "{range:#x}");
-        }
-    });
-}
-
-/// In the window of `rank`, for the second dispatch, which is the third operation.
-fn change_what_was_said(rank: &GpuRank, liar: Rank, what: Lie) {
-    let (fabric, config) = (rank.buffer.fabric(), rank.buffer.config());
-    let changed = match what {
-        Lie::Counts => {
-            // Rows of each expert, and tokens; behind them stands which tokens come.
-            let words = fabric.counts_from(config, liar, Epoch(2));
-            let words = Tensor::new(words.address, (EXPERTS as u64 / u64::from(RANKS) + 1) * 8);
-            rank.change(words, |_, word: u64| {
-                assert_ne!(word >> 32, 0, "nothing was sent");
-                word | u64::from(u32::MAX)
-            })
-        }
-        Lie::Rows => {
-            let words = fabric.meta_from(config, liar, Epoch(2));
-            rank.change(words, |i, word: u32| match i % 32 {
-                k if k % 2 == 1 && k < 1 + 2 * TOP_K && word != u32::MAX => {
-                    word.wrapping_add((config.max_tokens() / 3) << 16)
-                }
-                _ => word,
-            })
-        }
-    };
-    assert!(changed > 0, "nothing was changed");
 }
 
 /// A thousand replays of a graph give the same bits.

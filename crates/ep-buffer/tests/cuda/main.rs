@@ -7,6 +7,7 @@
 
 mod agree;
 mod faults;
+mod lies;
 mod meeting;
 mod rank;
 mod shapes;
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
     if skip {
         eprintln!("skipped: no GPU here");
     }
-    let faults: [(&str, Fault); 7] = [
+    let faults: [(&str, Fault); 9] = [
         ("a_silent_rank_is_left_out_on_time", faults::silent_rank),
         (
             "a_rank_that_stops_in_the_middle_is_in_no_sum",
@@ -32,20 +33,37 @@ fn main() -> ExitCode {
             "a_death_that_is_known_is_not_waited_for",
             faults::known_death,
         ),
-        ("a_lying_rank_is_not_believed", faults::lying_rank),
-        ("a_greedy_rank_gets_no_rows_of_others", faults::greedy_rank),
+        ("a_lying_rank_is_not_believed", lies::lying_rank),
+        ("a_greedy_rank_gets_no_rows_of_others", lies::greedy_rank),
         ("a_late_rank_is_waited_for", faults::late_rank),
+        (
+            "a_rank_that_loses_its_own_rows_says_so",
+            lies::own_rows_lost,
+        ),
+        ("a_rank_alone_leaves_nothing_for_later", faults::warmed_up),
         ("a_thousand_replays_give_the_same_bits", faults::same_bits),
     ];
     // By the kernels of small, middling and large batches; in one segment and in several.
-    let faults = [(10, 512), (40, 512), (1000, 1024)]
-        .into_iter()
-        .flat_map(|(tokens, hidden)| {
-            faults.map(|(name, test)| -> shapes::Named {
-                let name = format!("{name}_{tokens}_tokens");
-                (name, Box::new(move || test(Size { tokens, hidden })))
-            })
-        });
+    let size = |(tokens, hidden)| Size {
+        tokens,
+        max_tokens: tokens,
+        hidden,
+    };
+    let sizes = [(10, 512), (40, 512), (1000, 1024)].map(size);
+    let faults = sizes.into_iter().flat_map(|size| {
+        faults.map(|(name, test)| -> shapes::Named {
+            let name = format!("{name}_{}_tokens", size.tokens);
+            (name, Box::new(move || test(size)))
+        })
+    });
+    // With more to wait for than there are threads.
+    let many = Size {
+        max_tokens: 10_000,
+        ..size((10, 128))
+    };
+    let name = "a_silent_rank_is_waited_for_once_10_of_10000_tokens".to_owned();
+    let once: shapes::Named = (name, Box::new(move || faults::silent_rank(many)));
+    let faults = faults.chain([once]);
     let trials = faults.chain(shapes::trials()).map(|(name, test)| {
         let run = move || {
             test();

@@ -157,6 +157,15 @@ impl Device {
         Ok((major.unsigned_abs(), minor.unsigned_abs()))
     }
 
+    /// Shared memory in bytes that a thread block can ask for.
+    ///
+    /// # Errors
+    /// The driver does not answer.
+    pub fn shared_bytes_per_block(&self) -> Result<u32, CudaError> {
+        let bytes = Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        Ok(self.attribute(bytes)?.unsigned_abs())
+    }
+
     /// Refuses a GPU without `attribute`.
     pub(super) fn require(
         &self,

@@ -33,7 +33,7 @@ pub const NEVER: u64 = u64::MAX;
 /// What the thread blocks of one operation add to `begun` and to `ended` together. Of a
 /// grid of `G`, block 0 adds this less `G - 1`, the others add 1.
 pub const OPERATION: u64 = 65_536;
-/// In the low two bits of a verdict, above which the epoch is: the rank is there.
+/// In the low two bits of a verdict, above which the operation is: the rank is there.
 pub const PRESENT: u64 = 1;
 /// The same: the rank is not there.
 pub const ABSENT: u64 = 2;
@@ -119,7 +119,7 @@ pub struct Table {
     pub shared_until: Counter,
     /// When each rank takes part.
     pub rows: [Row; MAX_RANKS],
-    /// For each rank the last epoch in which thread blocks had to agree about it, times 4,
+    /// For each rank the last operation in which thread blocks had to agree about it, times 4,
     /// and what they agreed on; written by kernels.
     pub verdict: [u64; MAX_RANKS],
     /// Statistics.
