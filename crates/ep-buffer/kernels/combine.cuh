@@ -28,10 +28,11 @@ struct Item {
 // Adds the partial sums of the ranks in `need`, one after the other: two at a time would not fit
 // the registers. Returns those that did not answer.
 __device__ __forceinline__ uint32_t add_partials(const EpArgs& a, const Operation& o, EpReport* report, const char* rows, int token, int segment,
-                                                 int slots, bool tagged, bool few, uint32_t need, Sum& sum, int lane, uint64_t& began) {
-    uint32_t absent = need & ~o.reachable;
+                                                 int slots, bool tagged, bool few, uint32_t need, Sum& sum, int lane, uint64_t& began,
+                                                 uint32_t& given_up) {
+    uint32_t absent = need & (~o.reachable | given_up);
     if (absent & 1u << lane) give_up(a, &report->lost, lane, o.epoch);
-    need &= o.reachable;
+    need &= ~absent;
 #pragma unroll 1
     while (need) {
         int rank = __ffs(need) - 1;
@@ -52,6 +53,7 @@ __device__ __forceinline__ uint32_t add_partials(const EpArgs& a, const Operatio
             if (over) {  // More looks after the clock: this block may have stood still before it.
                 if (lane == 0) give_up(a, &report->lost, rank, o.epoch);
                 absent |= 1u << rank;
+                given_up |= 1u << rank;
                 rank = -1;
             } else {
                 over = __any_sync(~0u, lane == 0 && is_over(a, &report->lost, rank, o.epoch, began));
@@ -151,7 +153,7 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
         current = entry_of(first);
         begin(first, current);
     }
-    uint32_t left_out = 0;
+    uint32_t left_out = 0, given_up = 0;
     uint64_t began = 0;
 #pragma unroll 1
     for (int pass = 0;; pass++) {
@@ -185,7 +187,7 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
             Segment u;
             if (item.own) {
                 const uint32_t need = sent & o.active & present & ~(1u << me) & ~left_out;
-                const uint32_t absent = add_partials(a, o, report, partials, item.token, item.segment, slots, map.tagged, few, need, sum, lane, began);
+                const uint32_t absent = add_partials(a, o, report, partials, item.token, item.segment, slots, map.tagged, few, need, sum, lane, began, given_up);
                 if (absent && lane == 0) atomicOr(&absent_in_block, absent);
                 const uint32_t summed = (need | (sent & present & 1u << me)) & ~absent;
                 const uint32_t missing = __ballot_sync(~0u, owner != 0xff && !(summed >> (owner & 31) & 1));
@@ -203,6 +205,7 @@ __device__ __forceinline__ void combine(const EpArgs& a) {
             }
         }
         if (pass || !receiving) break;
+        began = __shfl_sync(~0u, began, 0);
         // Each live peer is heard even if no token connects us: two halves are enough only then.
         if (b == 0 && warp == 0 && lane < R && lane != me && o.active >> lane & 1) {
             const char* word = half_of(a, me, o.epoch) + a.hello_at + lane * 8;

@@ -22,11 +22,12 @@ __device__ __forceinline__ uint32_t wait_for_count(const EpArgs& a, const char* 
             if (timed) add_relaxed(&table_of(a)->waits.ns[rank], now_ns() - since);
             return static_cast<uint32_t>(v);
         }
-        if (over) {  // One more look after the clock: this block may have stood still before it.
+        if (polls % kPollsPerLook) continue;
+        if (over) {  // More looks after the clock: this block may have stood still before it.
             atomicOr(missed, 1u << rank);
             return 0;
         }
-        over = polls % kPollsPerLook == 0 && is_over(a, lost, rank, epoch, began) && now_ns() - began > kDoubtNs;
+        over = is_over(a, lost, rank, epoch, began) && now_ns() - began > kDoubtNs;
     }
 }
 
@@ -120,7 +121,7 @@ struct Packet {
 template <bool LOOKED>
 __device__ __forceinline__ bool wait_for_packet(const EpArgs& a, EpLost* lost, const Packet& p, uint64_t epoch, uint32_t tag, const char* meta_from,
                                                 const char* from, int slots, bool tagged, bool few, uint32_t* meta, uint4& m,
-                                                Segment& u, int lane, uint64_t& began) {
+                                                Segment& u, int lane, uint64_t& began, uint32_t& given_up) {
     const int meta_vectors = 8 * a.meta_lines;
     bool over = false;
 #pragma unroll 1
@@ -142,8 +143,9 @@ __device__ __forceinline__ bool wait_for_packet(const EpArgs& a, EpLost* lost, c
             if (__all_sync(~0u, !tagged || m.w == tag) & lines_complete(u, tag, tagged)) return true;
         }
         if (polls % kPollsPerLook) continue;
-        if (over) {  // More looks after the clock: this block may have stood still before it.
+        if (over) {  // As for counts.
             if (lane == 0) give_up(a, lost, p.rank, epoch);
+            given_up |= 1u << p.rank;
             return false;
         }
         over = __any_sync(~0u, lane == 0 && is_over(a, lost, p.rank, epoch, began));
@@ -155,6 +157,7 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
     constexpr int NW = NT / 32;
     __shared__ Operation operation;
     __shared__ uint32_t missed;
+    __shared__ unsigned long long waited_since;  // one time-out for all that a block waits for
     __shared__ uint32_t present_agreed, packets_agreed;
     __shared__ Notice decided;
     const int tid = threadIdx.x, warp = tid >> 5, lane = tid & 31, R = a.capacity, me = a.me, K = a.max_top_k, T = a.max_tokens;
@@ -167,6 +170,7 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
     if (warp == NW - 1) begin_operation(a, operation, lane);
     if (tid == 0) {
         missed = 0;
+        waited_since = 0;
         decided.make();
         if (block == 0) add_relaxed(&table_of(a)->waits.ops, 1);
     }
@@ -176,7 +180,7 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
 
     // 1. Counts of all ranks, and who is there.
     const int words = R * counts.stride;
-    uint64_t began = 0;  // one time-out for all that a thread waits for
+    uint64_t began = 0;
 #pragma unroll 1
     for (int i = tid; i < words; i += NT) {
         const int r = div_by(i, a.magic_count_words);
@@ -187,6 +191,7 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
         // Rows of an expert and tokens; what others say must not lead out of the buffer.
         space[i] = word <= counts.max_experts ? min(n, a.max_tokens) : n;
     }
+    if (began) atomicMax(&waited_since, began);
     __syncthreads();
     // Rows in bf16 make more packets than there are warps, and pay for being looked at ahead: the
     // first packet while the counts are summed, others while the one before is stored. Where there
@@ -208,6 +213,7 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
     if constexpr (kLooksAhead) look_ahead(warp * blocks + block);
     const uint32_t seen = o.active & ~missed;
     if (__builtin_expect(seen != o.active, 0)) {
+        began = waited_since;
 #pragma unroll 1
         for (int i = tid; i < words; i += NT)
             if (!(seen >> div_by(i, a.magic_count_words) & 1)) space[i] = 0;
@@ -262,6 +268,7 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
     // 2. Packets, token by token, all ranks together.
     const int rows = R * T, first_expert = first_expert_of(a, me), groups = a.hidden / 128;
     Segment u;
+    uint32_t given_up = 0;
 #pragma unroll 1
     for (int i = warp * blocks + block;; i += NW * blocks) {
         if (i >= packets) {
@@ -279,9 +286,9 @@ __device__ __forceinline__ void receive_tokens(const EpArgs& a, char* scratch, i
 #pragma unroll
             for (int q = 0; q < kSlots; q++) u[q] = ahead[q];
         }
-        const bool here = p.token < counts.tokens(p.rank) && counts.comes(p.rank, p.token) && wait_for_packet<kLooksAhead>(a, &handle->lost, p, o.epoch, o.tag_from(p.rank), mine + a.meta_at + static_cast<size_t>(from) * a.meta_lines * 128,
+        const bool here = p.token < counts.tokens(p.rank) && counts.comes(p.rank, p.token) && !(given_up >> p.rank & 1) && wait_for_packet<kLooksAhead>(a, &handle->lost, p, o.epoch, o.tag_from(p.rank), mine + a.meta_at + static_cast<size_t>(from) * a.meta_lines * 128,
                              mine + a.rows_at + static_cast<size_t>(from) * a.row_bytes + p.segment * kSlots * kSlotBytes, slots,
-                             map.tagged, few, meta, m, u, lane, began);
+                             map.tagged, few, meta, m, u, lane, began, given_up);
         if constexpr (kLooksAhead) look_ahead(i + NW * blocks);
         confirm();
         if (!here || !(present >> p.rank & 1)) {

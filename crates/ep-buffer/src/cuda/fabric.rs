@@ -8,7 +8,7 @@ use std::sync::Arc;
 pub trait DeviceFabric {
     /// This rank.
     fn rank(&self) -> Rank;
-    /// This life of it.
+    /// This life of it, not 0.
     fn incarnation(&self) -> Incarnation;
     /// The GPU.
     fn device(&self) -> &Arc<Device>;

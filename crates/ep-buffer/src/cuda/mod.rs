@@ -89,7 +89,7 @@
 //!
 //! # Limits
 //!
-//! Beyond those of [`Config`](crate::Config), and refused with their values before the rank is taken:
+//! Beyond those of [`Config`](crate::Config), and refused before the rank is taken:
 //!
 //! | what | limit |
 //! | --- | --- |
@@ -99,7 +99,9 @@
 //! | tokens of a rank | 65,535, and what the shared memory of a block holds of those of a sender ([`Settings::senders`]) |
 //! | time-out | at least 5 ms |
 //! | multiprocessors ([`Settings::sms`]) | more than there are ranks; all of them have to become free for an operation |
-//! | tensors | aligned to 16 bytes |
+//! | senders | at least as many as ranks, and fewer than multiprocessors |
+//!
+//! Tensors are aligned to 16 bytes, which each operation looks at.
 
 pub mod args;
 mod buffer;

@@ -111,8 +111,8 @@ pub struct DispatchTensors {
     /// `[local_experts][ceil(hidden / 512)][capacity * max_tokens][4]` bytes.
     pub recv_scales: Tensor,
     /// Rows of each expert, `u32`, `[local_experts]`. Those of a rank that was given up after it had
-    /// said how many come ([`DispatchHandle::answers`]) are counted, and hold what they held
-    /// before; combine leaves them out.
+    /// said how many come ([`DispatchHandle::answers`]) are counted, and those that did not
+    /// come hold what they held before; combine leaves all of them out.
     pub recv_count: Tensor,
     /// Token index at its source of each row, `u32`, `[local_experts][capacity * max_tokens]`.
     pub src_info: Tensor,

@@ -91,8 +91,21 @@ fn change_what_was_said(rank: &GpuRank, liar: Rank, what: Lie) {
     assert!(changed > 0, "nothing was changed");
 }
 
+/// What a rank sends to itself does not come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Lost {
+    Counts,
+    /// But all counts.
+    Rows,
+}
+
 /// Rows that a rank sends to itself do not come: they are in no sum of it, and said to be missing.
 pub(crate) fn own_rows_lost(size: Size) {
+    lose_own(size, Lost::Rows);
+    lose_own(size, Lost::Counts);
+}
+
+fn lose_own(size: Size, what: Lost) {
     const UNLUCKY: u32 = 1;
     on_ranks(size, |mut rank, own, barrier| {
         let unlucky = rank.buffer.rank() == Rank(UNLUCKY);
@@ -103,9 +116,18 @@ pub(crate) fn own_rows_lost(size: Size) {
         rank.stream.synchronize().unwrap();
         barrier.wait();
         if unlucky {
-            let fabric = rank.buffer.fabric();
-            let words = fabric.meta_from(rank.buffer.config(), Rank(UNLUCKY), Epoch(2));
-            let changed = rank.change(words, |i, word: u32| if i % 32 == 31 { 0 } else { word });
+            let (fabric, config) = (rank.buffer.fabric(), rank.buffer.config());
+            // Tags: the last word of a line, the upper half of a count.
+            let (words, tag) = match what {
+                Lost::Counts => (fabric.counts_from(config, Rank(UNLUCKY), Epoch(2)), 1),
+                Lost::Rows => (fabric.meta_from(config, Rank(UNLUCKY), Epoch(2)), 31),
+            };
+            let changed = rank.change(
+                words,
+                |i, word: u32| {
+                    if i % (tag + 1) == tag { 0 } else { word }
+                },
+            );
             assert!(changed > 0, "nothing was sent");
         }
         // Copies wait for kernels of other ranks on the same GPU.
