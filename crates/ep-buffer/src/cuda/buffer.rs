@@ -15,17 +15,11 @@ use super::tensor::{
 use crate::config::Config;
 use crate::error::EpError;
 use ep_transport::Rank;
-use ep_transport::cuda::table;
 use ep_transport::cuda::{CudaError, DeviceMemory};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 static NEXT_BUFFER: AtomicU64 = AtomicU64::new(1);
-
-/// Ranks that the GPU form can hold: a bit in a word, a lane in a warp.
-pub const MAX_RANKS: u32 = table::MAX_RANKS as u32;
-/// Experts whose counts fit the shared memory of a block with room to spare.
-pub const MAX_EXPERTS: u32 = 8192;
 
 /// Which half of which operation comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,11 +12,22 @@ static BINARY: &[u8] = include_bytes!("../../kernels/ep.fatbin");
 /// Shared memory that a block may ask for.
 pub(super) const MAX_SHARED_BYTES: u32 = 200 << 10;
 /// Batches of up to so many tokens run with fewer threads, which start sooner.
-pub(super) const SMALL_BATCH: u32 = 16;
-/// Batches of more tokens are dispatched by kernels that have work for each warp many times over.
-const MIDDLING_DISPATCH: u32 = 128;
-/// The same for combines, whose middling kernel is the faster one up to there.
-const MIDDLING_COMBINE: u32 = 256;
+const SMALL_BATCH: u32 = 16;
+/// Threads of a block in a dispatch. Larger batches than middling ones have kernels in which there
+/// is work for each warp many times over.
+pub(super) const DISPATCH_THREADS: BySize<u32> = BySize {
+    small: THREADS_SMALL,
+    middling: THREADS_DISPATCH,
+    middling_batch: 128,
+    large: THREADS_LARGE,
+};
+/// The same in a combine, whose middling kernel is the faster one for more tokens.
+const COMBINE_THREADS: BySize<u32> = BySize {
+    small: THREADS_SMALL,
+    middling: THREADS_COMBINE,
+    middling_batch: 256,
+    large: THREADS_LARGE,
+};
 
 type Module = *mut c_void;
 type Function = *mut c_void;
@@ -44,22 +55,22 @@ pub(super) struct Kernel {
     pub(super) threads: u32,
 }
 
-/// A kernel each for small, middling and large batches.
+/// One each for small, middling and large batches.
 #[derive(Clone, Copy, Debug)]
-struct BySize {
-    small: Kernel,
-    middling: Kernel,
+pub(super) struct BySize<T> {
+    small: T,
+    middling: T,
     /// Tokens up to which `middling` is taken.
     middling_batch: u32,
-    large: Kernel,
+    large: T,
 }
 
-impl BySize {
-    /// `fits`: whether a kernel of so many threads can be launched for so many tokens.
-    fn of(&self, tokens: u32, fits: impl Fn(u32) -> bool) -> Kernel {
+impl<T: Copy> BySize<T> {
+    /// The large one only where it `fits`.
+    pub(super) fn of(&self, tokens: u32, fits: impl Fn(T) -> bool) -> T {
         match tokens {
             0..=SMALL_BATCH => self.small,
-            _ if tokens > self.middling_batch && fits(self.large.threads) => self.large,
+            _ if tokens > self.middling_batch && fits(self.large) => self.large,
             _ => self.middling,
         }
     }
@@ -77,9 +88,9 @@ struct Binary {
 pub(super) struct Kernels {
     binary: Binary,
     launch: LaunchKernel,
-    dispatch_bf16: BySize,
-    dispatch_fp8: BySize,
-    combine: BySize,
+    dispatch_bf16: BySize<Kernel>,
+    dispatch_fp8: BySize<Kernel>,
+    combine: BySize<Kernel>,
     push: Kernel,
     nothing: Kernel,
 }
@@ -124,16 +135,16 @@ impl Kernels {
             }
             Ok(Kernel { function, threads })
         };
-        let sizes = |[small, middling, large]: [&'static CStr; 3], threads, middling_batch| {
+        let sizes = |[small, middling, large]: [&'static CStr; 3], threads: BySize<u32>| {
             Ok(BySize {
-                small: kernel(small, THREADS_SMALL)?,
-                middling: kernel(middling, threads)?,
-                middling_batch,
-                large: kernel(large, THREADS_LARGE)?,
+                small: kernel(small, threads.small)?,
+                middling: kernel(middling, threads.middling)?,
+                middling_batch: threads.middling_batch,
+                large: kernel(large, threads.large)?,
             })
         };
-        let dispatch = |names| sizes(names, THREADS_DISPATCH, MIDDLING_DISPATCH);
-        let combine = |names| sizes(names, THREADS_COMBINE, MIDDLING_COMBINE);
+        let dispatch = |names| sizes(names, DISPATCH_THREADS);
+        let combine = |names| sizes(names, COMBINE_THREADS);
         Ok(Self {
             dispatch_bf16: dispatch([
                 c"ep_dispatch_bf16_small",
@@ -159,10 +170,11 @@ impl Kernels {
 
     /// `fits`: whether one of so many threads can be launched.
     pub(super) fn dispatch(&self, fp8: bool, tokens: u32, fits: impl Fn(u32) -> bool) -> Kernel {
-        match fp8 {
-            true => self.dispatch_fp8.of(tokens, fits),
-            false => self.dispatch_bf16.of(tokens, fits),
-        }
+        let by_size = match fp8 {
+            true => &self.dispatch_fp8,
+            false => &self.dispatch_bf16,
+        };
+        by_size.of(tokens, |kernel| fits(kernel.threads))
     }
 
     pub(super) fn combine(&self, tokens: u32) -> Kernel {
@@ -272,20 +284,16 @@ mod tests {
 
     #[test]
     fn large_batches_have_their_kernel_where_it_fits() {
-        let kernel = |threads| Kernel {
-            function: std::ptr::null_mut(),
-            threads,
-        };
-        for (middling_batch, next) in [(MIDDLING_DISPATCH, 129), (MIDDLING_COMBINE, 257)] {
+        for (threads, next) in [(DISPATCH_THREADS, 129), (COMBINE_THREADS, 257)] {
             let kernels = BySize {
-                small: kernel(1),
-                middling: kernel(2),
-                middling_batch,
-                large: kernel(3),
+                small: 1,
+                middling: 2,
+                middling_batch: threads.middling_batch,
+                large: 3,
             };
             let chosen = |most: u32| {
                 [0, 16, 17, next - 1, next, 65_535]
-                    .map(|tokens| kernels.of(tokens, |threads| threads <= most).threads)
+                    .map(|tokens| kernels.of(tokens, |kernel| kernel <= most))
             };
             assert_eq!(chosen(3), [1, 1, 2, 2, 3, 3]);
             assert_eq!(chosen(2), [1, 1, 2, 2, 2, 2]);

@@ -118,9 +118,10 @@ mod settings;
 mod tensor;
 pub mod testing;
 
-pub use buffer::{EpBuffer, MAX_EXPERTS, MAX_RANKS};
+pub use buffer::EpBuffer;
 pub use builder::Builder;
 pub use fabric::DeviceFabric;
+pub use resources::{MAX_EXPERTS, MAX_RANKS};
 pub use settings::{DispatchType, ScaleFormat, Settings};
 pub use tensor::{
     Answers, CombineOutput, CombineTensors, DispatchHandle, DispatchOutput, DispatchTensors,

@@ -1,8 +1,6 @@
 //! Whether a configuration and settings fit a GPU, and what they come to there.
 
-use super::args::{THREADS_DISPATCH, THREADS_SMALL};
-use super::buffer::{MAX_EXPERTS, MAX_RANKS};
-use super::kernels::{MAX_SHARED_BYTES, SMALL_BATCH};
+use super::kernels::{DISPATCH_THREADS, MAX_SHARED_BYTES};
 use super::launch::dispatch_shared;
 use super::layout::Layout;
 use super::limits::Limits;
@@ -10,8 +8,12 @@ use super::settings::Settings;
 use crate::config::Config;
 use crate::error::EpError;
 use ep_transport::Rank;
-use ep_transport::cuda::{CudaError, Device};
+use ep_transport::cuda::{CudaError, Device, table};
 
+/// Ranks that the GPU form can hold: a bit in a word, a lane in a warp.
+pub const MAX_RANKS: u32 = table::MAX_RANKS as u32;
+/// Experts whose counts fit the shared memory of a block with room to spare.
+pub const MAX_EXPERTS: u32 = 8192;
 /// Blocks of an operation agree on an absence no sooner than after two milliseconds.
 const MIN_TIME_OUT_US: u64 = 5_000;
 /// Meta data of a token that a warp stores at once.
@@ -57,13 +59,10 @@ impl Resources {
         limits.within("sms", sms, capacity + 1, all)?;
         let senders = settings.senders.unwrap_or((sms / 4).max(capacity));
         limits.within("senders", senders, capacity, sms - 1)?;
-        // The kernel of large batches is taken only where it has room.
-        let threads = match tokens {
-            0..=SMALL_BATCH => THREADS_SMALL,
-            _ => THREADS_DISPATCH,
-        };
-        let most = dispatch_shared(config, &layout, tokens, senders, threads);
-        limits.within("shared memory of a block", most, 0, MAX_SHARED_BYTES)?;
+        let bytes = |threads| dispatch_shared(config, &layout, tokens, senders, threads);
+        let threads = DISPATCH_THREADS.of(tokens, |threads| bytes(threads) <= MAX_SHARED_BYTES);
+        let what = "shared memory of a block";
+        limits.within(what, bytes(threads), 0, MAX_SHARED_BYTES)?;
         Ok(Self {
             sms,
             senders,

@@ -91,11 +91,11 @@ fn change_what_was_said(rank: &GpuRank, liar: Rank, what: Lie) {
     assert!(changed > 0, "nothing was changed");
 }
 
-/// What a rank sends to itself does not come.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What of a rank's own does not come.
+#[derive(Clone, Copy, Debug)]
 enum Lost {
     Counts,
-    /// But all counts.
+    /// All counts come.
     Rows,
 }
 
